@@ -1,0 +1,477 @@
+//! A single-threaded task set: spawn futures, run them until none can go on, wake them from device
+//! completions and timers. The shard's loop and the simulator drive the same `run_until_stalled`.
+//!
+//! It owns no I/O and no clock: callers say what time it is. Tasks run in the order in which they
+//! were woken, so a run with the same inputs is the same run.
+
+use std::cell::{Cell, RefCell};
+use std::collections::{BTreeMap, VecDeque};
+use std::future::Future;
+use std::pin::Pin;
+use std::rc::Rc;
+use std::sync::{Arc, Mutex};
+use std::task::{Context, Poll, Wake, Waker};
+
+use slab::Slab;
+
+type Task = Pin<Box<dyn Future<Output = ()>>>;
+
+#[derive(Default)]
+struct ReadyQueue(Mutex<VecDeque<usize>>);
+
+impl ReadyQueue {
+    fn push(&self, id: usize) {
+        self.0.lock().expect("no task panics while it holds the queue").push_back(id);
+    }
+    fn pop(&self) -> Option<usize> {
+        self.0.lock().expect("no task panics while it holds the queue").pop_front()
+    }
+}
+
+struct TaskWaker {
+    id: usize,
+    ready: Arc<ReadyQueue>,
+    queued: std::sync::atomic::AtomicBool,
+}
+
+impl Wake for TaskWaker {
+    fn wake(self: Arc<Self>) {
+        Wake::wake_by_ref(&self);
+    }
+    fn wake_by_ref(self: &Arc<Self>) {
+        use std::sync::atomic::Ordering::AcqRel;
+        if !self.queued.swap(true, AcqRel) {
+            self.ready.push(self.id);
+        }
+    }
+}
+
+struct TaskSlot {
+    task: Option<Task>,
+    waker: Arc<TaskWaker>,
+}
+
+#[derive(Default)]
+struct Inner {
+    tasks: RefCell<Slab<TaskSlot>>,
+    ready: Arc<ReadyQueue>,
+    timers: RefCell<BTreeMap<(u64, u64), Waker>>,
+    timer_ids: Cell<u64>,
+    now_ns: Cell<u64>,
+}
+
+/// Handle on the task set; clones share it.
+#[derive(Clone, Default)]
+pub struct Executor(Rc<Inner>);
+
+impl Executor {
+    /// An empty task set at time zero.
+    #[must_use]
+    pub fn new() -> Executor {
+        Executor::default()
+    }
+    /// Add a task; it first runs in the next [`Executor::run_until_stalled`].
+    pub fn spawn(&self, future: impl Future<Output = ()> + 'static) {
+        let mut tasks = self.0.tasks.borrow_mut();
+        let entry = tasks.vacant_entry();
+        let waker = Arc::new(TaskWaker {
+            id: entry.key(),
+            ready: Arc::clone(&self.0.ready),
+            queued: std::sync::atomic::AtomicBool::new(false),
+        });
+        entry.insert(TaskSlot { task: Some(Box::pin(future)), waker: Arc::clone(&waker) });
+        waker.wake();
+    }
+    /// Run woken tasks until none is left; returns how many polls that took.
+    pub fn run_until_stalled(&self) -> usize {
+        let mut polls = 0;
+        while let Some(id) = self.0.ready.pop() {
+            polls += self.poll_task(id);
+        }
+        polls
+    }
+    fn poll_task(&self, id: usize) -> usize {
+        let (mut task, task_waker) = {
+            let mut tasks = self.0.tasks.borrow_mut();
+            let Some(slot) = tasks.get_mut(id) else { return 0 };
+            let Some(task) = slot.task.take() else { return 0 };
+            (task, Arc::clone(&slot.waker))
+        };
+        task_waker.queued.store(false, std::sync::atomic::Ordering::Release);
+        let waker = Waker::from(Arc::clone(&task_waker));
+        match task.as_mut().poll(&mut Context::from_waker(&waker)) {
+            Poll::Ready(()) => {
+                // A stale wake-up must not find a later task under this id: mark it queued for ever.
+                task_waker.queued.store(true, std::sync::atomic::Ordering::Release);
+                let slot = self.0.tasks.borrow_mut().remove(id);
+                drop(slot);
+            }
+            Poll::Pending => {
+                if let Some(slot) = self.0.tasks.borrow_mut().get_mut(id) {
+                    slot.task = Some(task);
+                }
+            }
+        }
+        1
+    }
+    /// True when no task is left.
+    #[must_use]
+    pub fn is_idle(&self) -> bool {
+        self.0.tasks.borrow().is_empty()
+    }
+    /// Number of tasks that have not finished.
+    #[must_use]
+    pub fn task_count(&self) -> usize {
+        self.0.tasks.borrow().len()
+    }
+    /// Drop every task, finished or not (a simulated crash).
+    pub fn abandon_all(&self) {
+        let tasks = std::mem::take(&mut *self.0.tasks.borrow_mut());
+        drop(tasks);
+        while self.0.ready.pop().is_some() {}
+        self.0.timers.borrow_mut().clear();
+    }
+    /// Tell the time and wake every sleeper whose moment has come.
+    pub fn advance_to(&self, now_ns: u64) {
+        self.0.now_ns.set(self.0.now_ns.get().max(now_ns));
+        loop {
+            let due = {
+                let timers = self.0.timers.borrow();
+                timers.first_key_value().filter(|(k, _)| k.0 <= now_ns).map(|(k, _)| *k)
+            };
+            let Some(key) = due else { break };
+            let waker = self.0.timers.borrow_mut().remove(&key);
+            if let Some(w) = waker {
+                w.wake();
+            }
+        }
+    }
+    /// When the next sleeper wakes, in ns of the injected clock.
+    #[must_use]
+    pub fn next_timer_ns(&self) -> Option<u64> {
+        self.0.timers.borrow().first_key_value().map(|(k, _)| k.0)
+    }
+    /// The time last told with [`Executor::advance_to`].
+    #[must_use]
+    pub fn now_ns(&self) -> u64 {
+        self.0.now_ns.get()
+    }
+    /// Sleep until the injected clock shows `deadline_ns`.
+    pub fn sleep_until(&self, deadline_ns: u64) -> Sleep {
+        Sleep { executor: self.clone(), deadline_ns, key: None }
+    }
+    /// Sleep for `ns` from the time last told.
+    pub fn sleep(&self, ns: u64) -> Sleep {
+        self.sleep_until(self.now_ns().saturating_add(ns))
+    }
+    /// Let every other woken task run first.
+    pub fn yield_now(&self) -> impl Future<Output = ()> + use<> {
+        let mut yielded = false;
+        std::future::poll_fn(move |cx| {
+            if yielded {
+                return Poll::Ready(());
+            }
+            yielded = true;
+            cx.waker().wake_by_ref();
+            Poll::Pending
+        })
+    }
+}
+
+/// Future of [`Executor::sleep`].
+pub struct Sleep {
+    executor: Executor,
+    deadline_ns: u64,
+    key: Option<(u64, u64)>,
+}
+
+impl Future for Sleep {
+    type Output = ();
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
+        let inner = Rc::clone(&self.executor.0);
+        if inner.now_ns.get() >= self.deadline_ns {
+            return Poll::Ready(());
+        }
+        let deadline_ns = self.deadline_ns;
+        let key = *self.key.get_or_insert_with(|| {
+            inner.timer_ids.set(inner.timer_ids.get() + 1);
+            (deadline_ns, inner.timer_ids.get())
+        });
+        inner.timers.borrow_mut().insert(key, cx.waker().clone());
+        Poll::Pending
+    }
+}
+
+impl Drop for Sleep {
+    fn drop(&mut self) {
+        if let Some(key) = self.key {
+            self.executor.0.timers.borrow_mut().remove(&key);
+        }
+    }
+}
+
+/// Names one operation in flight; never reused while the operation is.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+pub struct Token(pub u64);
+
+enum TokenState<T> {
+    Waiting(Option<Waker>),
+    Done(T),
+    /// Its future was dropped; the result is thrown away when it comes.
+    Abandoned,
+}
+
+struct TokensInner<T>(RefCell<Slab<TokenState<T>>>);
+
+/// Operations in flight, each with a future for its result. Bounded by whoever issues.
+pub struct Tokens<T>(Rc<TokensInner<T>>);
+
+impl<T> Default for Tokens<T> {
+    fn default() -> Self {
+        Tokens(Rc::new(TokensInner(RefCell::new(Slab::new()))))
+    }
+}
+
+impl<T> Tokens<T> {
+    /// A new token and the future of its result.
+    #[must_use]
+    pub fn issue(&self) -> (Token, Pending<T>) {
+        let key = self.0.0.borrow_mut().insert(TokenState::Waiting(None));
+        (Token(key as u64), Pending { tokens: Rc::clone(&self.0), key: Some(key) })
+    }
+    /// Deliver the result of `token`. Panics for a token that is not in flight.
+    pub fn complete(&self, token: Token, value: T) {
+        let mut slab = self.0.0.borrow_mut();
+        let key = usize::try_from(token.0).expect("tokens are slab keys");
+        let old = std::mem::replace(&mut slab[key], TokenState::Abandoned);
+        match old {
+            TokenState::Waiting(waker) => {
+                slab[key] = TokenState::Done(value);
+                drop(slab);
+                if let Some(w) = waker {
+                    w.wake();
+                }
+            }
+            TokenState::Abandoned => {
+                slab.remove(key);
+                drop(slab);
+                drop(value);
+            }
+            TokenState::Done(_) => panic!("token {token:?} completed twice"),
+        }
+    }
+    /// Operations in flight or not yet collected.
+    #[must_use]
+    pub fn in_flight(&self) -> usize {
+        self.0.0.borrow().len()
+    }
+}
+
+/// Future of one operation. Dropping it does not stop the operation.
+pub struct Pending<T> {
+    tokens: Rc<TokensInner<T>>,
+    key: Option<usize>,
+}
+
+impl<T> Future for Pending<T> {
+    type Output = T;
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<T> {
+        let key = self.key.expect("polled after completion");
+        let tokens = Rc::clone(&self.tokens);
+        let mut slab = tokens.0.borrow_mut();
+        if let TokenState::Waiting(waker) = &mut slab[key] {
+            *waker = Some(cx.waker().clone());
+            return Poll::Pending;
+        }
+        self.key = None;
+        match slab.remove(key) {
+            TokenState::Done(value) => Poll::Ready(value),
+            _ => unreachable!("an abandoned token has no future"),
+        }
+    }
+}
+
+impl<T> Drop for Pending<T> {
+    fn drop(&mut self) {
+        let Some(key) = self.key else { return };
+        let mut slab = self.tokens.0.borrow_mut();
+        if matches!(slab[key], TokenState::Done(_)) {
+            let done = slab.remove(key);
+            drop(slab);
+            drop(done);
+        } else {
+            slab[key] = TokenState::Abandoned;
+        }
+    }
+}
+
+/// Wakes every waiter at each [`Signal::notify`]; waiters look again at whatever they wait for.
+#[derive(Clone, Default)]
+pub struct Signal(Rc<RefCell<(u64, Vec<Waker>)>>);
+
+impl Signal {
+    /// Wake all waiters.
+    pub fn notify(&self) {
+        let wakers = {
+            let mut s = self.0.borrow_mut();
+            s.0 += 1;
+            std::mem::take(&mut s.1)
+        };
+        for w in wakers {
+            w.wake();
+        }
+    }
+    /// Resolves at the first [`Signal::notify`] after this call.
+    pub fn wait(&self) -> impl Future<Output = ()> + use<> {
+        let shared = Rc::clone(&self.0);
+        let seen = shared.borrow().0;
+        std::future::poll_fn(move |cx| {
+            let mut s = shared.borrow_mut();
+            if s.0 != seen {
+                return Poll::Ready(());
+            }
+            // One waker per waiter: a waiter polled again for another reason must not pile up entries.
+            if !s.1.iter().any(|w| w.will_wake(cx.waker())) {
+                s.1.push(cx.waker().clone());
+            }
+            Poll::Pending
+        })
+    }
+}
+
+/// A lock that tasks wait for in turn; the guard releases it.
+#[derive(Clone, Default)]
+pub struct TaskLock {
+    held: Rc<Cell<bool>>,
+    freed: Signal,
+}
+
+impl TaskLock {
+    /// Wait for the lock.
+    pub async fn lock(&self) -> TaskGuard {
+        loop {
+            if let Some(guard) = self.try_lock() {
+                return guard;
+            }
+            self.freed.wait().await;
+        }
+    }
+    /// Take the lock if it is free.
+    #[must_use]
+    pub fn try_lock(&self) -> Option<TaskGuard> {
+        (!self.held.replace(true)).then(|| TaskGuard(self.clone()))
+    }
+}
+
+/// Holds a [`TaskLock`].
+pub struct TaskGuard(TaskLock);
+
+impl Drop for TaskGuard {
+    fn drop(&mut self) {
+        self.0.held.set(false);
+        self.0.freed.notify();
+    }
+}
+
+/// Run `futures` side by side and collect their results in order.
+pub async fn join_all<T>(futures: Vec<Pin<Box<dyn Future<Output = T> + '_>>>) -> Vec<T> {
+    let mut slots: Vec<(Option<Pin<Box<dyn Future<Output = T> + '_>>>, Option<T>)> =
+        futures.into_iter().map(|f| (Some(f), None)).collect();
+    std::future::poll_fn(|cx| {
+        let mut pending = false;
+        for (future, out) in &mut slots {
+            if let Some(f) = future {
+                match f.as_mut().poll(cx) {
+                    Poll::Ready(v) => {
+                        *out = Some(v);
+                        *future = None;
+                    }
+                    Poll::Pending => pending = true,
+                }
+            }
+        }
+        if pending { Poll::Pending } else { Poll::Ready(()) }
+    })
+    .await;
+    slots.into_iter().map(|(_, v)| v.expect("every future finished")).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn tasks_run_in_wake_order_and_tokens_deliver() {
+        let ex = Executor::new();
+        let tokens: Tokens<u32> = Tokens::default();
+        let seen = Rc::new(RefCell::new(Vec::new()));
+        let (t1, p1) = tokens.issue();
+        let (t2, p2) = tokens.issue();
+        for (name, p) in [("a", p1), ("b", p2)] {
+            let seen = Rc::clone(&seen);
+            ex.spawn(async move {
+                let v = p.await;
+                seen.borrow_mut().push((name, v));
+            });
+        }
+        ex.run_until_stalled();
+        tokens.complete(t2, 2);
+        tokens.complete(t1, 1);
+        ex.run_until_stalled();
+        assert_eq!(*seen.borrow(), [("b", 2), ("a", 1)]);
+        assert!(ex.is_idle());
+        assert_eq!(tokens.in_flight(), 0);
+    }
+
+    #[test]
+    fn dropping_a_future_keeps_its_token_until_completion() {
+        let tokens: Tokens<u32> = Tokens::default();
+        let (t, p) = tokens.issue();
+        drop(p);
+        assert_eq!(tokens.in_flight(), 1);
+        tokens.complete(t, 1);
+        assert_eq!(tokens.in_flight(), 0);
+    }
+
+    #[test]
+    fn sleepers_wake_in_order_of_deadline() {
+        let ex = Executor::new();
+        let seen = Rc::new(RefCell::new(Vec::new()));
+        for ns in [30, 10, 20] {
+            let (ex2, seen) = (ex.clone(), Rc::clone(&seen));
+            ex.spawn(async move {
+                ex2.sleep(ns).await;
+                seen.borrow_mut().push(ns);
+            });
+        }
+        ex.run_until_stalled();
+        assert_eq!(ex.next_timer_ns(), Some(10));
+        ex.advance_to(25);
+        ex.run_until_stalled();
+        assert_eq!(*seen.borrow(), [10, 20]);
+        ex.advance_to(30);
+        ex.run_until_stalled();
+        assert_eq!(*seen.borrow(), [10, 20, 30]);
+    }
+
+    #[test]
+    fn a_task_lock_is_held_by_one_at_a_time() {
+        let ex = Executor::new();
+        let lock = TaskLock::default();
+        let inside = Rc::new(Cell::new(0));
+        let done = Rc::new(Cell::new(0));
+        for _ in 0..5 {
+            let (lock, inside, done, ex2) = (lock.clone(), inside.clone(), done.clone(), ex.clone());
+            ex.spawn(async move {
+                let _guard = lock.lock().await;
+                inside.set(inside.get() + 1);
+                assert_eq!(inside.get(), 1);
+                ex2.yield_now().await;
+                inside.set(inside.get() - 1);
+                done.set(done.get() + 1);
+            });
+        }
+        ex.run_until_stalled();
+        assert_eq!(done.get(), 5);
+    }
+}

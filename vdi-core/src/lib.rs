@@ -1,0 +1,16 @@
+//! The Parallax engine. One shard's world is an `engine::Engine`: a write-back log, copy-on-write
+//! radix trees and the open virtual disks, over completion-based devices and an injected clock.
+//!
+//! Modules by rank (each may import lower ranks only; `ARCHITECTURE.md` has the table):
+//! `units limits error` < `clock buffer executor` < `format device` < `store` < `tree log` <
+//! `vdi gc check` < `engine` < `sim`.
+
+pub mod buffer;
+pub mod clock;
+pub mod device;
+pub mod error;
+pub mod executor;
+pub mod limits;
+pub mod units;
+
+pub use error::{Error, ErrorKind, Result};

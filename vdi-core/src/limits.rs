@@ -1,0 +1,57 @@
+//! Every bound in one place, with the relations between them asserted.
+
+use crate::units::{BLOCK_BYTES, BLOCK_SIZE};
+
+/// Smallest extent, blocks: one allocation region.
+pub const REGION_BLOCKS: u32 = 512;
+/// log2 of the default extent (1 GiB).
+pub const EXTENT_BITS_DEFAULT: u32 = 18;
+/// log2 of the smallest extent (2 MiB).
+pub const EXTENT_BITS_MIN: u32 = 9;
+/// log2 of the largest extent (16 GiB).
+pub const EXTENT_BITS_MAX: u32 = 22;
+/// A store has at most this many extents (catalogue kept in memory: 32 bytes each).
+pub const EXTENTS_MAX: u64 = 1 << 22;
+/// Entries per tree node.
+pub const NODE_ENTRIES: usize = 256;
+/// Levels of the deepest tree: 256^5 blocks of 4 KiB are 4 PiB.
+pub const DEPTH_MAX: u8 = 5;
+/// Largest VDI, bytes (4 PiB).
+pub const VDI_BYTES_MAX: u64 = 1 << 52;
+/// Longest VDI name, bytes.
+pub const NAME_BYTES_MAX: usize = 63;
+/// Longest snapshot label, bytes.
+pub const LABEL_BYTES_MAX: usize = 63;
+/// Slots for hosts in a store.
+pub const HOSTS_MAX: u16 = 64;
+/// Data blocks in one log segment at most (2 MiB).
+pub const SEGMENT_DATA_BLOCKS_MAX: usize = 512;
+/// Bytes of header and records in one log segment at most.
+pub const SEGMENT_HEAD_BYTES_MAX: usize = 16 * BLOCK_SIZE;
+/// Segments being written at once.
+pub const SEGMENTS_IN_FLIGHT_MAX: usize = 4;
+/// Smallest log ring, bytes: several segments of the largest size.
+pub const LOG_BYTES_MIN: u64 = 32 << 20;
+/// Default log ring, bytes.
+pub const LOG_BYTES_DEFAULT: u64 = 1 << 30;
+/// Largest guest request, bytes.
+pub const REQUEST_BYTES_MAX: usize = 4 << 20;
+/// Epochs of one VDI that are not checkpointed yet.
+pub const OPEN_EPOCHS_MAX: u64 = 1024;
+/// Largest single device write of a checkpoint, bytes.
+pub const CHECKPOINT_WRITE_BYTES_MAX: usize = 1 << 20;
+/// Bytes of checkpoint writes in flight at once.
+pub const CHECKPOINT_INFLIGHT_BYTES_MAX: usize = 8 << 20;
+
+const _: () = {
+    assert!(EXTENT_BITS_MIN <= EXTENT_BITS_DEFAULT && EXTENT_BITS_DEFAULT <= EXTENT_BITS_MAX);
+    assert!(1 << EXTENT_BITS_MIN == REGION_BLOCKS);
+    assert!((EXTENTS_MAX << EXTENT_BITS_DEFAULT) < (1 << crate::units::BlockAddr::BITS));
+    assert!(VDI_BYTES_MAX == BLOCK_BYTES << (8 * DEPTH_MAX as u32));
+    assert!(NODE_ENTRIES == 1 << 8);
+    assert!(NODE_ENTRIES * 16 == BLOCK_SIZE);
+    let segment = (SEGMENT_DATA_BLOCKS_MAX * BLOCK_SIZE + SEGMENT_HEAD_BYTES_MAX) as u64;
+    assert!(segment * (SEGMENTS_IN_FLIGHT_MAX as u64 + 1) < LOG_BYTES_MIN);
+    // A request that starts and ends within a block touches one block more than it fills.
+    assert!(CHECKPOINT_WRITE_BYTES_MAX <= CHECKPOINT_INFLIGHT_BYTES_MAX);
+};
