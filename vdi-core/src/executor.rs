@@ -373,10 +373,12 @@ impl Drop for TaskGuard {
     }
 }
 
+/// A future of `T` on the heap, bound to one thread.
+pub type LocalFuture<'a, T> = Pin<Box<dyn Future<Output = T> + 'a>>;
+
 /// Run `futures` side by side and collect their results in order.
-pub async fn join_all<T>(futures: Vec<Pin<Box<dyn Future<Output = T> + '_>>>) -> Vec<T> {
-    let mut slots: Vec<(Option<Pin<Box<dyn Future<Output = T> + '_>>>, Option<T>)> =
-        futures.into_iter().map(|f| (Some(f), None)).collect();
+pub async fn join_all<T>(futures: Vec<LocalFuture<'_, T>>) -> Vec<T> {
+    let mut slots: Vec<_> = futures.into_iter().map(|f| (Some(f), None)).collect();
     std::future::poll_fn(|cx| {
         let mut pending = false;
         for (future, out) in &mut slots {
@@ -394,6 +396,29 @@ pub async fn join_all<T>(futures: Vec<Pin<Box<dyn Future<Output = T> + '_>>>) ->
     })
     .await;
     slots.into_iter().map(|(_, v)| v.expect("every future finished")).collect()
+}
+
+/// Run `future` to its end on a fresh task set, calling `poll` (which delivers completions) whenever
+/// no task can go on. For tools that do one thing; gives up with a panic when `poll` says that nothing
+/// more will come.
+pub fn block_on<T: 'static>(
+    executor: &Executor,
+    future: impl Future<Output = T> + 'static,
+    mut poll: impl FnMut() -> bool,
+) -> T {
+    let out = Rc::new(RefCell::new(None));
+    let slot = Rc::clone(&out);
+    executor.spawn(async move {
+        let value = future.await;
+        *slot.borrow_mut() = Some(value);
+    });
+    loop {
+        executor.run_until_stalled();
+        if let Some(value) = out.borrow_mut().take() {
+            return value;
+        }
+        assert!(poll() || out.borrow().is_some(), "the task waits for something that will never come");
+    }
 }
 
 #[cfg(test)]

@@ -10,6 +10,7 @@ pub mod clock;
 pub mod device;
 pub mod error;
 pub mod executor;
+pub mod format;
 pub mod limits;
 pub mod units;
 

@@ -5,6 +5,7 @@
 //! buffers until its completion hands them back.
 
 pub mod handle;
+pub mod memory;
 
 use std::os::fd::RawFd;
 
@@ -12,6 +13,7 @@ use crate::buffer::IoBufs;
 use crate::executor::Token;
 
 pub use handle::DeviceHandle;
+pub use memory::MemoryDevice;
 
 /// What to do.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
