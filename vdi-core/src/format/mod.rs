@@ -16,6 +16,13 @@
 //! | 32 | 16 | | UUID of the store (of the log, for log structures) | another store's bytes |
 //! | 48 | 16 | | reserved, zero | |
 
+pub mod catalogue;
+pub mod extent;
+pub mod host;
+pub mod registry;
+pub mod superblock;
+pub mod vdi_record;
+
 use std::mem::offset_of;
 
 use zerocopy::little_endian::{U16, U32, U64, U128};
@@ -136,6 +143,12 @@ pub fn verify(bytes: &[u8], expect: Expect) -> Result<Generation> {
         return Err(bad("a reserved field is not zero".into()));
     }
     Ok(Generation(header.generation.get()))
+}
+
+/// The owner that a structure claims, unverified (zero when too short): only the superblock's reader,
+/// who knows nothing yet, may ask.
+fn owner_of(bytes: &[u8]) -> Uuid {
+    Header::ref_from_prefix(bytes).map_or(Uuid(0), |(h, _)| Uuid(h.owner.get()))
 }
 
 fn crc32c_joined(a: &[u8], b: &[u8]) -> u32 {
