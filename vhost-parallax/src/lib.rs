@@ -1,1 +1,6 @@
-//! Placeholder until its first part lands.
+//! Parallax on one host: the daemon's parts and the administrator's command.
+//!
+//! Modules by rank (each may import lower ranks only; `ARCHITECTURE.md` has the table):
+//! `control::api` < `vhost` < `shard` < `control::server`; `cli` knows `control::api` only.
+
+pub mod control;
