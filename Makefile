@@ -1,4 +1,56 @@
-test:
+# The only door. `make` lists the targets.
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := help
+MAKEFLAGS += --no-print-directory
+
+TOOLS := target/tools
+# Where a test that could not run writes its name and reason; read by tests/summary.sh.
+export PARALLAX_SKIPPED := $(CURDIR)/target/skipped.txt
+TEST_FEATURES := --features vdi-core/sim
+
+.PHONY: help
+help: ## List the targets
+	@echo "Parallax. From a fresh Debian 12 machine with Rust >= 1.89:  make demo   or   make test"
+	@echo
+	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+.PHONY: setup
+setup: ## Install what is missing: Debian packages, cargo-deny, guest image (first time about 6 min)
+	@setup/rust.sh
+	@setup/apt.sh
+	@setup/tools.sh $(TOOLS)
+	@if [ -x images/setup.sh ]; then images/setup.sh; fi
+
+.PHONY: check
+check: ## Format, clippy, licences and sources, tidy (no network needed after setup)
+	@setup/rust.sh
 	cargo fmt --all --check
-	cargo clippy --workspace --all-targets -- -D warnings
-	cargo test --workspace
+	cargo clippy --workspace --all-targets $(TEST_FEATURES) -- -D warnings
+	@setup/tools.sh $(TOOLS)
+	$(TOOLS)/bin/cargo-deny --workspace --all-features --offline check bans licenses sources
+	@$(MAKE) tidy
+
+.PHONY: tidy
+tidy: ## Import table, paths in documents, unsafe list, file names; prints the largest files and functions
+	cargo test --quiet -p parallax-tests --test tidy -- --nocapture --test-threads=1
+
+.PHONY: test
+test: setup check ## Everything: set-up, check, unit, property, simulation slice, sockets, guests (30 min at most)
+	@mkdir -p target && rm -f "$$PARALLAX_SKIPPED" && touch "$$PARALLAX_SKIPPED"
+	cargo build --workspace --bins
+	set +e; cargo test --workspace $(TEST_FEATURES) --no-fail-fast 2>&1 | tee target/test.log; status=$${PIPESTATUS[0]}; tests/summary.sh target/test.log "$$PARALLAX_SKIPPED" $$status
+
+.PHONY: clean
+clean: ## Remove build products; keeps target/tools and the guest image
+	cargo clean --profile dev
+	cargo clean --profile release
+
+.PHONY: docs
+docs: ## API documentation, warnings denied (target/doc)
+	RUSTDOCFLAGS="-D warnings" cargo doc --workspace --no-deps $(TEST_FEATURES)
+
+.PHONY: audit
+audit: ## Known advisories of dependencies (needs network)
+	@setup/tools.sh $(TOOLS)
+	$(TOOLS)/bin/cargo-deny --workspace --all-features check advisories
