@@ -12,6 +12,7 @@ pub mod error;
 pub mod executor;
 pub mod format;
 pub mod limits;
+pub mod tree;
 pub mod units;
 
 pub use error::{Error, ErrorKind, Result};

@@ -19,6 +19,7 @@
 pub mod catalogue;
 pub mod extent;
 pub mod host;
+pub mod node;
 pub mod registry;
 pub mod superblock;
 pub mod vdi_record;
