@@ -3,6 +3,7 @@
 //! A table belongs to the crate that the line before it names: "Crate `vdi-core`:". Its columns: rank,
 //! module (a path inside the crate, `a::b`), owns, may import, must never. "May import" is a list of modules
 //! (`tree`, or narrower, `tree::walk`), other crates (`vdi_core::engine`), "rank N", or "all above".
+//! Rank 0 of `vdi-core` is free to all.
 //! Test code is not held to the table.
 
 use super::File;
@@ -134,7 +135,7 @@ impl Table {
     fn allowed(&self, from: &Row, path: &[String]) -> bool {
         let named = |p: &[String]| from.may.iter().any(|a| matches!(a, Allow::Path(m) if p.starts_with(m)));
         if path[0] != "crate" {
-            return named(path);
+            return named(path) || is_rank_0_of_the_engine(path);
         }
         let path = &path[1..];
         // The crate root re-exports the error type, and only that.
@@ -151,6 +152,13 @@ impl Table {
         };
         to.module == from.module || to.rank == 0 || named(path) || from.may.iter().any(by_rank)
     }
+}
+
+/// Units, limits and the error type of `vdi-core`, which every crate of ours may know.
+fn is_rank_0_of_the_engine(path: &[String]) -> bool {
+    let part = path.get(1).map_or("", String::as_str);
+    path[0] == "vdi_core"
+        && (part.starts_with(char::is_uppercase) || ["units", "limits", "error"].contains(&part))
 }
 
 /// `store/mod.rs` -> `store`; `store/claim.rs` -> `store::claim`; `lib.rs` -> nothing.

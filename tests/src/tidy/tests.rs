@@ -16,7 +16,7 @@ Crate `box-one`:
 | 1 | `buffer` | | - | x |
 | 2 | `store` | | rank 1 | x |
 | 3 | `tree` | | store | x |
-| 3 | `check` | | `tree::walk`, vdi_core::units | x |
+| 3 | `check` | | `tree::walk`, vdi_core::clock | x |
 | 4 | `engine` | | all above | x |
 ";
 
@@ -46,7 +46,7 @@ fn an_import_against_the_arrow_is_found() {
 fn a_narrow_permission_permits_only_its_part() {
     assert_eq!(judge("box-one/src/check.rs", "use crate::tree::walk::Visitor;"), [""; 0]);
     assert_eq!(judge("box-one/src/check.rs", "use crate::tree::apply;").len(), 1);
-    assert_eq!(judge("box-one/src/check.rs", "use vdi_core::units::X;"), [""; 0]);
+    assert_eq!(judge("box-one/src/check.rs", "use vdi_core::clock::X; use vdi_core::Error;"), [""; 0]);
     assert_eq!(judge("box-one/src/check.rs", "use vdi_core::engine::X;").len(), 1);
 }
 
