@@ -49,8 +49,10 @@ fn is_path(word: &str) -> bool {
         let stem = part.split(['.', '-']).next().unwrap_or_default();
         stem.len() > 1 && stem.chars().all(|c| c.is_ascii_uppercase() || c == '_')
     };
+    // `mod.rs` and `tests.rs` are kinds of files, not paths.
+    let is_kind = word.ends_with(".rs") && !word.contains('/');
     let is_document = word.ends_with(".md") && !word.contains('/') && !word.contains('-');
-    shaped && plain && is_relative(word) && (is_document || !word.split('/').any(placeholder))
+    shaped && plain && !is_kind && is_relative(word) && (is_document || !word.split('/').any(placeholder))
 }
 
 fn is_relative(path: &str) -> bool {
