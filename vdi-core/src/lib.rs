@@ -13,6 +13,7 @@ pub mod executor;
 pub mod format;
 pub mod limits;
 pub mod tree;
+pub mod store;
 pub mod units;
 
 pub use error::{Error, ErrorKind, Result};

@@ -1,0 +1,175 @@
+//! Bitmaps of the extents this host owns, in memory: what is used or claimed, and which region is
+//! emptiest. The bound is the store's size: one bit and a little per block of owned extents.
+
+use std::cmp::Reverse;
+use std::collections::{BTreeMap, BTreeSet};
+
+use super::{ExtentKind, Run};
+use crate::format::extent::{self, REGIONS_PER_SECTOR, RegionBits};
+use crate::limits::REGION_BLOCKS;
+use crate::units::{BlockAddr, ExtentNumber, Generation, Geometry};
+
+pub(super) struct OwnedExtent {
+    pub kind: ExtentKind,
+    regions: Vec<RegionBits>,
+    generations: Vec<Generation>,
+}
+
+/// Emptiest first; among equals the lowest address.
+type ByFree = BTreeSet<(u32, Reverse<u64>)>;
+
+#[derive(Default)]
+pub(super) struct Bitmaps {
+    extents: BTreeMap<ExtentNumber, OwnedExtent>,
+    data: ByFree,
+    metadata: ByFree,
+    /// Bitmap sectors whose memory and disk differ.
+    dirty: BTreeSet<(ExtentNumber, u32)>,
+}
+
+pub(super) fn free_in(bits: &RegionBits) -> u32 {
+    bits.iter().map(|w| w.count_zeros()).sum()
+}
+
+impl Bitmaps {
+    /// Take over an extent; returns its free blocks. `regions` are whole, used beyond the extent's end.
+    pub fn insert(
+        &mut self,
+        g: Geometry,
+        number: ExtentNumber,
+        kind: ExtentKind,
+        regions: Vec<RegionBits>,
+        generations: Vec<Generation>,
+    ) -> u64 {
+        assert_eq!(regions.len(), extent::regions(g) as usize);
+        let mut free = 0;
+        for (i, bits) in regions.iter().enumerate() {
+            let n = free_in(bits);
+            free += u64::from(n);
+            if n > 0 {
+                self.index(kind).insert((n, Reverse(region_start(g, number, i as u32).0)));
+            }
+        }
+        let old = self.extents.insert(number, OwnedExtent { kind, regions, generations });
+        assert!(old.is_none(), "extent {} taken over twice", number.0);
+        free
+    }
+    fn index(&mut self, kind: ExtentKind) -> &mut ByFree {
+        match kind {
+            ExtentKind::Data => &mut self.data,
+            ExtentKind::Metadata => &mut self.metadata,
+            _ => panic!("{kind:?} extents are not allocated from"),
+        }
+    }
+    pub fn owns(&self, number: ExtentNumber) -> bool {
+        self.extents.contains_key(&number)
+    }
+    pub fn used_bits(&self, number: ExtentNumber) -> Option<&[RegionBits]> {
+        self.extents.get(&number).map(|e| e.regions.as_slice())
+    }
+    fn change(&mut self, g: Geometry, number: ExtentNumber, region: u32, new: RegionBits) {
+        let e = self.extents.get_mut(&number).expect("the extent is ours");
+        let kind = e.kind;
+        let old = std::mem::replace(&mut e.regions[region as usize], new);
+        let start = Reverse(region_start(g, number, region).0);
+        self.dirty.insert((number, region / REGIONS_PER_SECTOR));
+        let (was, is) = (free_in(&old), free_in(&new));
+        let index = self.index(kind);
+        if was > 0 {
+            index.remove(&(was, start));
+        }
+        if is > 0 {
+            index.insert((is, start));
+        }
+    }
+    /// Claim every free block of the emptiest region of this kind: its start and mask.
+    pub fn claim_emptiest(&mut self, g: Geometry, kind: ExtentKind) -> Option<(BlockAddr, RegionBits)> {
+        let (_, Reverse(start)) = self.index(kind).last().copied()?;
+        let start = BlockAddr(start);
+        let (number, region) = (g.extent(start), g.block(start) / REGION_BLOCKS);
+        let mask =
+            self.extents.get(&number).expect("indexed extents are ours").regions[region as usize].map(|w| !w);
+        self.change(g, number, region, [u64::MAX; 8]);
+        Some((start, mask))
+    }
+    /// Clear the bits of `mask` in the region at `start` (what a claim did not use).
+    pub fn unclaim(&mut self, g: Geometry, start: BlockAddr, mask: &RegionBits) {
+        let (number, region) = (g.extent(start), g.block(start) / REGION_BLOCKS);
+        let Some(e) = self.extents.get(&number) else { return };
+        let mut bits = e.regions[region as usize];
+        for (w, m) in bits.iter_mut().zip(mask) {
+            *w &= !m;
+        }
+        self.change(g, number, region, bits);
+    }
+    /// Free a run that is used; returns the kind of its extent.
+    pub fn set_free(&mut self, g: Geometry, run: Run) -> ExtentKind {
+        self.set(g, run, false)
+    }
+    /// Mark a run used; returns how many of its blocks were free.
+    pub fn set_used(&mut self, g: Geometry, run: Run) -> u32 {
+        let mut was_free = 0;
+        for i in 0..run.blocks {
+            let addr = run.start.plus(u64::from(i));
+            let e = &self.extents[&g.extent(addr)];
+            let b = g.block(addr);
+            let bits = &e.regions[(b / REGION_BLOCKS) as usize];
+            if !test(bits, b % REGION_BLOCKS) {
+                was_free += 1;
+                self.set(g, Run { start: addr, blocks: 1 }, true);
+            }
+        }
+        was_free
+    }
+    fn set(&mut self, g: Geometry, run: Run, used: bool) -> ExtentKind {
+        let number = g.extent(run.start);
+        let kind = self.extents.get(&number).expect("only blocks of our own extents are freed here").kind;
+        let (mut block, end) = (g.block(run.start), g.block(run.start) + run.blocks);
+        while block < end {
+            let region = block / REGION_BLOCKS;
+            let stop = end.min((region + 1) * REGION_BLOCKS);
+            let mut bits = self.extents[&number].regions[region as usize];
+            for b in block..stop {
+                let bit = b % REGION_BLOCKS;
+                assert_ne!(test(&bits, bit), used, "block {b} of extent {} changes to what it is", number.0);
+                bits[(bit / 64) as usize] ^= 1 << (bit % 64);
+            }
+            self.change(g, number, region, bits);
+            block = stop;
+        }
+        kind
+    }
+    /// True when the block is used or claimed.
+    pub fn is_used(&self, g: Geometry, addr: BlockAddr) -> bool {
+        let b = g.block(addr);
+        self.extents
+            .get(&g.extent(addr))
+            .is_none_or(|e| test(&e.regions[(b / REGION_BLOCKS) as usize], b % REGION_BLOCKS))
+    }
+    /// Sectors to write so that the disk agrees with memory, with their bytes; they count as clean from now on.
+    pub fn take_dirty(&mut self, owner: crate::units::Uuid) -> Vec<(ExtentNumber, u32, Vec<u8>)> {
+        let mut out = Vec::new();
+        for (number, index) in std::mem::take(&mut self.dirty) {
+            let e = self.extents.get_mut(&number).expect("dirty extents are ours");
+            let first = (index * REGIONS_PER_SECTOR) as usize;
+            let last = e.regions.len().min(first + REGIONS_PER_SECTOR as usize);
+            let generation = &mut e.generations[index as usize];
+            generation.0 += 1;
+            let bytes = extent::encode_sector(number, index, &e.regions[first..last], owner, *generation);
+            out.push((number, index, bytes));
+        }
+        out
+    }
+    /// A failed write: the sector is dirty again.
+    pub fn mark_dirty(&mut self, number: ExtentNumber, index: u32) {
+        self.dirty.insert((number, index));
+    }
+}
+
+pub(super) fn test(bits: &RegionBits, bit: u32) -> bool {
+    bits[(bit / 64) as usize] >> (bit % 64) & 1 == 1
+}
+
+fn region_start(g: Geometry, number: ExtentNumber, region: u32) -> BlockAddr {
+    g.addr(number, region * REGION_BLOCKS)
+}

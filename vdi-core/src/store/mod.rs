@@ -1,0 +1,152 @@
+//! The store: superblock, extents and their catalogue, allocation, the reuse rule, the VDI registry.
+//!
+//! It knows blocks and who owns them, never what a virtual block is.
+//!
+//! Invariants:
+//! - the bitmap on disk errs towards used: a bit is cleared only after the freed block left the
+//!   quarantine (`reuse`), and a block is referenced only after its claim is durable (`claims`);
+//! - claims are consumed in ascending order, and the host record that says how far is durable before
+//!   any VDI record that references the blocks;
+//! - the two slots of a record are never both unflushed.
+
+mod bitmap;
+mod claims;
+mod create;
+mod host;
+pub mod lease;
+mod open;
+mod registry;
+pub mod reuse;
+mod space;
+mod vdi_records;
+
+use std::cell::{Cell, RefCell};
+use std::rc::Rc;
+
+use crate::buffer::{AlignedBuf, IoBufs};
+use crate::device::DeviceHandle;
+use crate::error::{Error, Result};
+use crate::executor::TaskLock;
+use crate::format::catalogue::CatalogueEntry;
+pub use crate::format::catalogue::ExtentKind;
+use crate::format::host::{Claim, HostRecord};
+use crate::format::superblock::Superblock;
+use crate::units::{BLOCK_BYTES, BLOCK_SIZE, BlockAddr, Geometry, Uuid};
+
+pub use create::CreateOptions;
+pub use space::{Need, SpaceReport};
+
+/// The slot of this host: the only one until several hosts share a store.
+pub const HOST_SLOT: u16 = 0;
+
+/// A run of adjacent blocks in one extent.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+pub struct Run {
+    /// First block.
+    pub start: BlockAddr,
+    /// How many, at least one.
+    pub blocks: u32,
+}
+
+/// An open store; clones share it.
+#[derive(Clone)]
+pub struct Store(Rc<Inner>);
+
+struct Inner {
+    device: DeviceHandle,
+    superblock: Superblock,
+    catalogue: RefCell<Catalogue>,
+    bitmaps: RefCell<bitmap::Bitmaps>,
+    /// Claims in order of use; exhausted ones leave.
+    claims: RefCell<Vec<ActiveClaim>>,
+    claiming: TaskLock,
+    host: RefCell<HostRecord>,
+    host_lock: TaskLock,
+    /// Generation of the newest host record whose write has completed.
+    host_written: Cell<u64>,
+    /// Generation of the newest host record that a flush has made durable.
+    host_flushed: Cell<u64>,
+    registry: RefCell<registry::Registry>,
+    lease: lease::StoreLease,
+    quarantine: RefCell<reuse::Quarantine>,
+    space: RefCell<space::Space>,
+    warnings: RefCell<Vec<Error>>,
+}
+
+struct Catalogue {
+    entries: Vec<CatalogueEntry>,
+    generations: Vec<crate::units::Generation>,
+}
+
+struct ActiveClaim {
+    claim: Claim,
+    /// Durable on disk, so its blocks may be handed out.
+    usable: bool,
+}
+
+impl Store {
+    /// How addresses split.
+    #[must_use]
+    pub fn geometry(&self) -> Geometry {
+        self.0.superblock.geometry
+    }
+    /// The store's identity.
+    #[must_use]
+    pub fn uuid(&self) -> Uuid {
+        self.0.superblock.uuid
+    }
+    /// The verified superblock.
+    #[must_use]
+    pub fn superblock(&self) -> &Superblock {
+        &self.0.superblock
+    }
+    /// The device under the store.
+    #[must_use]
+    pub fn device(&self) -> &DeviceHandle {
+        &self.0.device
+    }
+    /// What was found damaged at open and worked around (bounded by the number of structures read).
+    #[must_use]
+    pub fn warnings(&self) -> Vec<String> {
+        self.0.warnings.borrow().iter().map(|e| e.message().to_owned()).collect()
+    }
+    /// Device offset of `blocks` blocks at `addr`; an address outside every data or metadata extent,
+    /// or a run over an extent's end, is corruption of whatever named it.
+    pub fn offset_bytes(&self, addr: BlockAddr, blocks: u32) -> Result<u64> {
+        let g = self.geometry();
+        let (extent, block) = (g.extent(addr), g.block(addr));
+        let catalogue = self.0.catalogue.borrow();
+        let entry = catalogue.entries.get(extent.0 as usize);
+        let entry = entry.filter(|e| matches!(e.kind, ExtentKind::Data | ExtentKind::Metadata));
+        let Some(entry) = entry.filter(|_| u64::from(block) + u64::from(blocks) <= g.extent_blocks()) else {
+            return Err(Error::corrupt(
+                "block address",
+                addr,
+                format!("{blocks} blocks there are outside every data and metadata extent"),
+            ));
+        };
+        Ok((entry.start_block + u64::from(block)) * BLOCK_BYTES)
+    }
+    /// Read `blocks` blocks. Contents are the caller's to verify.
+    pub async fn read_blocks(&self, addr: BlockAddr, blocks: u32) -> Result<AlignedBuf> {
+        let offset = self.offset_bytes(addr, blocks)?;
+        self.0.device.read(offset, blocks as usize * BLOCK_SIZE).await
+    }
+    /// Write whole blocks at `addr`; not durable before a flush.
+    pub async fn write_blocks(&self, addr: BlockAddr, bufs: IoBufs) -> Result<()> {
+        let bytes: usize = bufs.iter().map(crate::buffer::IoBuf::len).sum();
+        assert!(bytes > 0 && bytes.is_multiple_of(BLOCK_SIZE), "{bytes} bytes are not whole blocks");
+        let offset = self.offset_bytes(addr, (bytes / BLOCK_SIZE) as u32)?;
+        self.0.device.write_bufs(offset, bufs).await
+    }
+    /// Make every write completed so far durable.
+    pub async fn flush(&self) -> Result<()> {
+        let written = self.0.host_written.get();
+        self.0.device.flush().await?;
+        self.0.host_flushed.set(self.0.host_flushed.get().max(written));
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,306 @@
+//! Opening a store: verify, then use. Reads the system area and the bitmaps of this host's extents,
+//! never the rest of the store.
+
+use std::cell::{Cell, RefCell};
+use std::rc::Rc;
+
+use super::bitmap::{Bitmaps, free_in};
+use super::host::host_offset;
+use super::registry::{Registry, Slot};
+use super::reuse::Quarantine;
+use super::space::Space;
+use super::{Catalogue, ExtentKind, HOST_SLOT, Inner, Store, create, lease};
+use crate::buffer::AlignedBuf;
+use crate::device::DeviceHandle;
+use crate::error::{Error, ErrorKind, Result};
+use crate::executor::TaskLock;
+use crate::format::catalogue::{self, CatalogueEntry, ENTRIES_PER_SECTOR};
+use crate::format::extent::{self, ExtentHeader, RegionBits};
+use crate::format::host::HostRecord;
+use crate::format::registry;
+use crate::format::superblock::{COPIES, Superblock};
+use crate::limits::REGION_BLOCKS;
+use crate::units::{BLOCK_BYTES, BLOCK_SIZE, ExtentNumber, Generation, Uuid};
+
+const SECTOR: usize = 512;
+
+impl Store {
+    /// Make an empty store on `device`; see [`super::CreateOptions`].
+    pub async fn create(
+        device: &DeviceHandle,
+        uuid: Uuid,
+        host: Uuid,
+        created_ns: u64,
+        options: super::CreateOptions,
+    ) -> Result<Superblock> {
+        create::create(device, uuid, host, created_ns, options).await
+    }
+    /// Read and choose the superblock of whatever is on `device`.
+    pub async fn read_superblock(device: &DeviceHandle) -> Result<Superblock> {
+        let mut best: Option<Superblock> = None;
+        let mut problem = None;
+        for (copy, block) in COPIES.iter().enumerate() {
+            if (block + 1) * BLOCK_BYTES > device.info().len_bytes {
+                continue;
+            }
+            let bytes = device.read(block * BLOCK_BYTES, BLOCK_SIZE).await?;
+            match Superblock::verify(&bytes, copy) {
+                Ok(sb) if best.is_none_or(|b| b.generation < sb.generation) => best = Some(sb),
+                Ok(_) => {}
+                Err(e) if e.kind() == ErrorKind::Unsupported => return Err(e),
+                Err(e) => problem = Some(e),
+            }
+        }
+        best.ok_or_else(|| {
+            let name = &device.info().name;
+            let detail = problem.map_or_else(|| "it is too small".to_owned(), |e| e.message().to_owned());
+            Error::new(
+                ErrorKind::WrongStore,
+                format!("{name} holds no Parallax store: {detail}"),
+                "check the path; 'parallax format' makes a new store",
+            )
+        })
+    }
+    /// Open the store on `device` for reading and writing. The caller holds the device's lock.
+    pub async fn open(device: DeviceHandle) -> Result<Store> {
+        let sb = Store::read_superblock(&device).await?;
+        if sb.check_features()? {
+            return Err(Error::new(
+                ErrorKind::Unsupported,
+                format!(
+                    "store {} can only be read by this program (unknown features {:#x})",
+                    sb.uuid, sb.features.read_only
+                ),
+                "use the Parallax release that made the store, or a later one",
+            ));
+        }
+        if device.info().len_bytes < sb.store_bytes() {
+            return Err(Error::new(
+                ErrorKind::WrongStore,
+                format!(
+                    "{} is truncated: it has {} bytes, its superblock says {}",
+                    device.info().name,
+                    device.info().len_bytes,
+                    sb.store_bytes()
+                ),
+                "restore the device to its full size; nothing was changed",
+            ));
+        }
+        let mut warnings = Vec::new();
+        let catalogue = read_catalogue(&device, &sb).await?;
+        let registry = read_registry(&device, &sb, &mut warnings).await?;
+        let (host, claims_known) = read_host(&device, &sb, &mut warnings).await?;
+        let free_extents = catalogue.entries.iter().filter(|e| e.kind == ExtentKind::Free).count() as u64;
+        let usable = sb.geometry.extent_blocks() - u64::from(extent::overhead_blocks(sb.geometry));
+        let host_generation = host.generation.0;
+        let store = Store(Rc::new(Inner {
+            device,
+            superblock: sb,
+            catalogue: RefCell::new(catalogue),
+            bitmaps: RefCell::default(),
+            claims: RefCell::default(),
+            claiming: TaskLock::default(),
+            host: RefCell::new(host),
+            host_lock: TaskLock::default(),
+            host_written: Cell::new(host_generation),
+            host_flushed: Cell::new(host_generation),
+            registry: RefCell::new(registry),
+            lease: lease::StoreLease::default(),
+            quarantine: RefCell::new(Quarantine::default()),
+            space: RefCell::new(Space::new(free_extents, usable)),
+            warnings: RefCell::new(warnings),
+        }));
+        store.load_bitmaps().await?;
+        if claims_known {
+            store.return_unused_claims();
+        }
+        Ok(store)
+    }
+    async fn load_bitmaps(&self) -> Result<()> {
+        let owned: Vec<(ExtentNumber, CatalogueEntry)> = {
+            let c = self.0.catalogue.borrow();
+            let numbered = c.entries.iter().enumerate().map(|(n, e)| (ExtentNumber(n as u32), *e));
+            let ours = |e: &CatalogueEntry| {
+                matches!(e.kind, ExtentKind::Data | ExtentKind::Metadata) && e.host == HOST_SLOT
+            };
+            numbered.filter(|(_, e)| ours(e)).collect()
+        };
+        for (number, entry) in owned {
+            let (regions, generations) = self.load_extent(number, &entry).await?;
+            let free =
+                self.0.bitmaps.borrow_mut().insert(self.geometry(), number, entry.kind, regions, generations);
+            self.0.space.borrow_mut().add_extent(entry.kind, free, false);
+        }
+        Ok(())
+    }
+    async fn load_extent(
+        &self,
+        number: ExtentNumber,
+        entry: &CatalogueEntry,
+    ) -> Result<(Vec<RegionBits>, Vec<Generation>)> {
+        let g = self.geometry();
+        let blocks = extent::overhead_blocks(g) as usize;
+        let head = self.0.device.read(entry.start_block * BLOCK_BYTES, blocks * BLOCK_SIZE).await?;
+        let header = ExtentHeader {
+            number,
+            kind: entry.kind,
+            host: entry.host,
+            shard: entry.shard,
+            lease_generation: entry.lease_generation,
+        };
+        let count = extent::regions(g) as usize;
+        let mut generations =
+            vec![Generation(entry.lease_generation << 32); extent::bitmap_sectors(g) as usize];
+        if let Err(e) = header.verify(&head[..SECTOR], self.uuid()) {
+            // Nothing is allocated there any more; what lives there stays readable.
+            self.0.warnings.borrow_mut().push(e);
+            return Ok((vec![[u64::MAX; 8]; count], generations));
+        }
+        let mut regions = Vec::with_capacity(count);
+        for (index, generation) in generations.iter_mut().enumerate() {
+            let at = extent::sector_offset(index as u32) as usize;
+            match extent::decode_sector(&head[at..at + SECTOR], number, index as u32, self.uuid()) {
+                Ok((bits, found)) => {
+                    *generation = found;
+                    regions.extend_from_slice(&bits);
+                }
+                Err(e) => {
+                    self.0.warnings.borrow_mut().push(e);
+                    regions.extend([[u64::MAX; 8]; extent::REGIONS_PER_SECTOR as usize]);
+                }
+            }
+        }
+        regions.truncate(count);
+        Ok((regions, generations))
+    }
+    /// Blocks claimed and not used when the last host record was written are free again. Whatever the log
+    /// still names among them is marked used by the replay before anything is allocated.
+    fn return_unused_claims(&self) {
+        let g = self.geometry();
+        for claim in &self.0.host.borrow().claims {
+            let mut mask = claim.mask;
+            for b in 0..u32::from(claim.used_through).min(REGION_BLOCKS) {
+                mask[(b / 64) as usize] &= !(1 << (b % 64));
+            }
+            let mut bitmaps = self.0.bitmaps.borrow_mut();
+            // Only what the bitmap calls used comes back: the bitmap write of a claim may not have happened.
+            let freed = bitmaps.used_in(g, claim.start, &mask);
+            bitmaps.unclaim(g, claim.start, &mask);
+            self.0.space.borrow_mut().add_free(claim.kind, freed);
+        }
+    }
+    pub(super) async fn write_system_sector(&self, start_block: u64, index: u32, bytes: &[u8]) -> Result<()> {
+        self.write_sector(start_block * BLOCK_BYTES + u64::from(index) * SECTOR as u64, bytes).await
+    }
+    /// Write 512 bytes; on a device of larger sectors, the whole block around them.
+    pub(super) async fn write_sector(&self, offset: u64, bytes: &[u8]) -> Result<()> {
+        assert_eq!(bytes.len(), SECTOR);
+        if self.0.device.info().align_bytes as usize <= SECTOR {
+            return self.0.device.write(offset, AlignedBuf::copy_of(bytes)).await;
+        }
+        let block = offset / BLOCK_BYTES * BLOCK_BYTES;
+        let mut buf = self.0.device.read(block, BLOCK_SIZE).await?;
+        let at = (offset - block) as usize;
+        buf[at..at + SECTOR].copy_from_slice(bytes);
+        self.0.device.write(block, buf).await
+    }
+}
+
+impl Bitmaps {
+    /// Blocks of `mask` in the region at `start` that are used.
+    fn used_in(&self, g: crate::units::Geometry, start: crate::units::BlockAddr, mask: &RegionBits) -> u64 {
+        let region = (g.block(start) / REGION_BLOCKS) as usize;
+        let Some(regions) = self.used_bits(g.extent(start)) else { return 0 };
+        let mut both = regions[region];
+        for (w, m) in both.iter_mut().zip(mask) {
+            *w &= m;
+        }
+        u64::from(REGION_BLOCKS - free_in(&both))
+    }
+}
+
+async fn read_chunked(device: &DeviceHandle, start_block: u64, bytes: usize) -> Result<Vec<u8>> {
+    const CHUNK: usize = 1 << 20;
+    let mut out = Vec::with_capacity(bytes);
+    while out.len() < bytes {
+        let n = (bytes - out.len()).min(CHUNK).next_multiple_of(BLOCK_SIZE);
+        out.extend_from_slice(&device.read(start_block * BLOCK_BYTES + out.len() as u64, n).await?);
+    }
+    out.truncate(bytes);
+    Ok(out)
+}
+
+async fn read_catalogue(device: &DeviceHandle, sb: &Superblock) -> Result<Catalogue> {
+    let used = (sb.extents as usize).div_ceil(ENTRIES_PER_SECTOR);
+    let bytes = read_chunked(device, u64::from(sb.catalogue_start), used * SECTOR).await?;
+    let mut out = Catalogue { entries: Vec::new(), generations: Vec::new() };
+    for (index, sector) in bytes.chunks_exact(SECTOR).enumerate() {
+        let count = ENTRIES_PER_SECTOR.min(sb.extents as usize - index * ENTRIES_PER_SECTOR);
+        let (entries, generation) = catalogue::decode(sector, index as u32, count, sb.uuid)?;
+        out.entries.extend(entries);
+        out.generations.push(generation);
+    }
+    let device_blocks = device.info().len_bytes / BLOCK_BYTES;
+    for (n, e) in out.entries.iter().enumerate() {
+        let end = e.start_block.checked_add(sb.geometry.extent_blocks());
+        if e.device != 0 || end.is_none_or(|end| end > device_blocks) {
+            return Err(Error::corrupt(
+                "extent catalogue",
+                format!("entry {n}"),
+                "the extent lies outside the device",
+            ));
+        }
+    }
+    Ok(out)
+}
+
+async fn read_registry(
+    device: &DeviceHandle,
+    sb: &Superblock,
+    warnings: &mut Vec<Error>,
+) -> Result<Registry> {
+    let bytes =
+        read_chunked(device, u64::from(sb.registry_start), sb.registry_entries as usize * SECTOR).await?;
+    let mut out = Registry::default();
+    for (index, sector) in bytes.chunks_exact(SECTOR).enumerate() {
+        out.slots.push(match registry::decode(sector, index as u32, sb.uuid) {
+            Ok((entry, generation)) => Slot { entry, generation, damaged: false },
+            Err(e) => {
+                warnings.push(e);
+                Slot { entry: None, generation: Generation(0), damaged: true }
+            }
+        });
+    }
+    Ok(out)
+}
+
+/// The newest host record, and whether its claims can be trusted: when the other slot is damaged, that
+/// slot may have been the newer, so everything claimed counts as used (a leak until the next collection).
+async fn read_host(
+    device: &DeviceHandle,
+    sb: &Superblock,
+    warnings: &mut Vec<Error>,
+) -> Result<(HostRecord, bool)> {
+    let mut best: Option<HostRecord> = None;
+    let mut damaged = None;
+    for copy in 0..2 {
+        let block = device.read(host_offset(sb, HOST_SLOT, copy), BLOCK_SIZE).await?;
+        match HostRecord::verify(&block, HOST_SLOT, copy, sb.uuid) {
+            Ok(r) if best.as_ref().is_none_or(|b| b.generation < r.generation) => best = Some(r),
+            Ok(_) => {}
+            Err(_) if block.iter().all(|b| *b == 0) => {}
+            Err(e) => damaged = Some(e),
+        }
+    }
+    let trusted = damaged.is_none();
+    match (best, damaged) {
+        (Some(r), damaged) => {
+            warnings.extend(damaged);
+            Ok((r, trusted))
+        }
+        (None, Some(e)) => Err(e),
+        (None, None) => {
+            Err(Error::corrupt("host record", format!("host slot {HOST_SLOT}"), "both copies are empty"))
+        }
+    }
+}

@@ -1,0 +1,120 @@
+//! The reuse rule as types. A freed block passes through the [`Quarantine`]; it comes out only when
+//!
+//! 1. the checkpoint that freed it is durable (the caller admits it no earlier),
+//! 2. every read that could still name its old life is over (each holds a [`ReadPin`]), and
+//! 3. no untrimmed log record refers to it (the log is trimmed beyond where it was when it was freed).
+//!
+//! Only [`Released`] blocks can be given back to the bitmap.
+
+use std::collections::VecDeque;
+use std::rc::Rc;
+
+use super::{Run, Store};
+use crate::units::{BlockAddr, SegmentSeq};
+
+/// Held by every read from before it looks up an address until its device read is over.
+#[derive(Clone, Debug)]
+pub struct ReadPin(#[expect(dead_code, reason = "its reference count is its meaning")] Rc<()>);
+
+/// Blocks that may be handed out again.
+#[derive(Debug)]
+pub struct Released(pub(super) Vec<Run>);
+
+impl Released {
+    /// The runs, to forget what is cached about them.
+    #[must_use]
+    pub fn runs(&self) -> &[Run] {
+        &self.0
+    }
+}
+
+struct Batch {
+    readers: Rc<()>,
+    log_through: SegmentSeq,
+    runs: Vec<Run>,
+}
+
+/// Freed blocks that are not reusable yet, oldest first.
+#[derive(Default)]
+pub(super) struct Quarantine {
+    current: Rc<()>,
+    batches: VecDeque<Batch>,
+    blocks: u64,
+}
+
+impl Quarantine {
+    fn release(&mut self, log_trimmed_before: SegmentSeq) -> Released {
+        let mut runs = Vec::new();
+        while let Some(b) = self.batches.front() {
+            // A reader holds the pin of the batch it started in or of an earlier one, so batches leave in order.
+            if Rc::strong_count(&b.readers) > 1 || b.log_through >= log_trimmed_before {
+                break;
+            }
+            if let Some(b) = self.batches.pop_front() {
+                self.blocks -= b.runs.iter().map(|r| u64::from(r.blocks)).sum::<u64>();
+                runs.extend(b.runs);
+            }
+        }
+        Released(runs)
+    }
+}
+
+/// Merge addresses into runs; the input may be in any order and must not repeat.
+#[must_use]
+pub fn runs_of(mut addrs: Vec<BlockAddr>, extent_blocks: u64) -> Vec<Run> {
+    addrs.sort_unstable();
+    let mut runs: Vec<Run> = Vec::new();
+    for a in addrs {
+        match runs.last_mut() {
+            Some(r) if r.start.0 + u64::from(r.blocks) == a.0 && !a.0.is_multiple_of(extent_blocks) => {
+                r.blocks += 1
+            }
+            Some(r) => {
+                assert!(r.start.0 + u64::from(r.blocks) <= a.0, "{a} freed twice");
+                runs.push(Run { start: a, blocks: 1 });
+            }
+            None => runs.push(Run { start: a, blocks: 1 }),
+        }
+    }
+    runs
+}
+
+impl Store {
+    /// Start reading: addresses looked up after this stay what they are until the pin is dropped.
+    #[must_use]
+    pub fn read_pin(&self) -> ReadPin {
+        ReadPin(Rc::clone(&self.0.quarantine.borrow().current))
+    }
+    /// Put blocks in quarantine. Call only when what freed them is durable; `log_through` is the
+    /// newest log segment that may hold a record naming them.
+    pub fn quarantine(&self, runs: Vec<Run>, log_through: SegmentSeq) {
+        if runs.is_empty() {
+            return;
+        }
+        let mut q = self.0.quarantine.borrow_mut();
+        let readers = std::mem::take(&mut q.current);
+        q.blocks += runs.iter().map(|r| u64::from(r.blocks)).sum::<u64>();
+        q.batches.push_back(Batch { readers, log_through, runs });
+    }
+    /// Blocks in quarantine.
+    #[must_use]
+    pub fn quarantined_blocks(&self) -> u64 {
+        self.0.quarantine.borrow().blocks
+    }
+    /// Take out what has become reusable now that the log is trimmed before `log_trimmed_before`.
+    /// Forget what is cached about it, then hand it to [`Store::give_back`].
+    #[must_use]
+    pub fn release(&self, log_trimmed_before: SegmentSeq) -> Released {
+        self.0.quarantine.borrow_mut().release(log_trimmed_before)
+    }
+    /// Return released blocks to the bitmap; the disk learns of it with the next checkpoint.
+    pub fn give_back(&self, released: Released) {
+        let g = self.geometry();
+        let mut bitmaps = self.0.bitmaps.borrow_mut();
+        let mut space = self.0.space.borrow_mut();
+        for run in released.0 {
+            let kind = bitmaps.set_free(g, run);
+            space.add_free(kind, u64::from(run.blocks));
+        }
+    }
+}

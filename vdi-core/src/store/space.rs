@@ -1,0 +1,140 @@
+//! How much room there is, and the promise that acknowledged writes will find theirs.
+
+use super::{ExtentKind, Store};
+use crate::error::{Error, ErrorKind, Result};
+use crate::units::BLOCK_BYTES;
+
+/// Blocks a set of writes may need at its checkpoint.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Need {
+    /// Data blocks.
+    pub data: u64,
+    /// Tree nodes and snapshot-log blocks.
+    pub metadata: u64,
+}
+
+impl Need {
+    /// Both together.
+    #[must_use]
+    pub fn plus(self, other: Need) -> Need {
+        Need { data: self.data + other.data, metadata: self.metadata + other.metadata }
+    }
+}
+
+/// Blocks by state, and free extents.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct SpaceReport {
+    /// Bytes of the whole store.
+    pub total_bytes: u64,
+    /// Bytes that a new write can use.
+    pub free_bytes: u64,
+    /// Bytes of data in use, claimed runs not counted.
+    pub data_bytes: u64,
+    /// Bytes of metadata in use, claimed runs not counted.
+    pub metadata_bytes: u64,
+    /// Bytes freed and waiting in quarantine (part of data or metadata).
+    pub quarantined_bytes: u64,
+    /// Bytes promised to writes that are not checkpointed yet.
+    pub reserved_bytes: u64,
+    /// Free extents.
+    pub free_extents: u64,
+}
+
+/// Blocks kept back of each kind, so that delete, collect and the last checkpoint work at 100 %.
+const RESERVE_BLOCKS: u64 = 96;
+
+#[derive(Default)]
+pub(super) struct Space {
+    free_data: u64,
+    free_metadata: u64,
+    owned_data: u64,
+    owned_metadata: u64,
+    free_extents: u64,
+    extent_usable: u64,
+    reserved: Need,
+}
+
+impl Space {
+    pub fn new(free_extents: u64, extent_usable: u64) -> Space {
+        Space { free_extents, extent_usable, ..Space::default() }
+    }
+    pub fn add_extent(&mut self, kind: ExtentKind, free: u64, was_free_extent: bool) {
+        self.add_free(kind, free);
+        match kind {
+            ExtentKind::Data => self.owned_data += self.extent_usable,
+            _ => self.owned_metadata += self.extent_usable,
+        }
+        if was_free_extent {
+            self.free_extents -= 1;
+        }
+    }
+    pub fn add_free(&mut self, kind: ExtentKind, blocks: u64) {
+        match kind {
+            ExtentKind::Data => self.free_data += blocks,
+            _ => self.free_metadata += blocks,
+        }
+    }
+    pub fn take_free(&mut self, kind: ExtentKind, blocks: u64) {
+        let free = match kind {
+            ExtentKind::Data => &mut self.free_data,
+            _ => &mut self.free_metadata,
+        };
+        *free = free.checked_sub(blocks).expect("only free blocks are taken");
+    }
+    /// The one place that decides whether `need` more fits beside what is promised already.
+    fn fits(&self, need: Need, reserve: u64) -> bool {
+        let want = self.reserved.plus(need);
+        let extents =
+            |want: u64, free: u64| (want + reserve).saturating_sub(free).div_ceil(self.extent_usable);
+        extents(want.data, self.free_data) + extents(want.metadata, self.free_metadata) <= self.free_extents
+    }
+}
+
+impl Store {
+    /// Promise room for `need`; false when there is not enough now. Pair with [`Store::unreserve`].
+    #[must_use]
+    pub fn try_reserve(&self, need: Need) -> bool {
+        let mut s = self.0.space.borrow_mut();
+        let ok = s.fits(need, RESERVE_BLOCKS);
+        if ok {
+            s.reserved = s.reserved.plus(need);
+        }
+        ok
+    }
+    /// End a promise: the blocks were allocated, or are not needed.
+    pub fn unreserve(&self, need: Need) {
+        let mut s = self.0.space.borrow_mut();
+        s.reserved.data = s.reserved.data.checked_sub(need.data).expect("promises end once");
+        s.reserved.metadata = s.reserved.metadata.checked_sub(need.metadata).expect("promises end once");
+    }
+    /// The error of a store that is full.
+    #[must_use]
+    pub fn no_space(&self) -> Error {
+        Error::new(
+            ErrorKind::NoSpace,
+            format!("store {} is full", self.device().info().name),
+            "delete VDIs or snapshots and run 'parallax collect', or trim file systems in the guests",
+        )
+    }
+    /// Numbers for `status`.
+    #[must_use]
+    pub fn space(&self) -> SpaceReport {
+        let s = self.0.space.borrow();
+        let bytes = |blocks: u64| blocks * BLOCK_BYTES;
+        let free = s.free_data + s.free_metadata + s.free_extents * s.extent_usable;
+        let promised = s.reserved.data + s.reserved.metadata + 2 * RESERVE_BLOCKS;
+        SpaceReport {
+            total_bytes: self.superblock().store_bytes(),
+            free_bytes: bytes(free.saturating_sub(promised)),
+            data_bytes: bytes(s.owned_data.saturating_sub(s.free_data)),
+            metadata_bytes: bytes(s.owned_metadata.saturating_sub(s.free_metadata)),
+            quarantined_bytes: bytes(self.quarantined_blocks()),
+            reserved_bytes: bytes(s.reserved.data + s.reserved.metadata),
+            free_extents: s.free_extents,
+        }
+    }
+    /// Fail with [`Store::no_space`] unless `need` can be reserved.
+    pub fn reserve(&self, need: Need) -> Result<()> {
+        if self.try_reserve(need) { Ok(()) } else { Err(self.no_space()) }
+    }
+}

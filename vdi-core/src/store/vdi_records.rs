@@ -1,0 +1,67 @@
+//! Reading and writing VDI records in their two slots.
+
+use super::{ExtentKind, Store};
+use crate::buffer::AlignedBuf;
+use crate::error::{Error, ErrorKind, Result};
+use crate::format::registry::RegistryEntry;
+use crate::format::vdi_record::VdiRecord;
+use crate::units::{BlockAddr, Generation};
+
+impl Store {
+    /// Two metadata blocks for a new record, and the first generation it may carry: generations never
+    /// restart, so it is above whatever a former record left in these blocks.
+    pub async fn allocate_record(&self) -> Result<([BlockAddr; 2], Generation)> {
+        let mut slots = [BlockAddr::NONE; 2];
+        let mut generation = Generation(0);
+        for slot in &mut slots {
+            *slot = self.allocate(ExtentKind::Metadata, 1).await?.start;
+            let block = self.read_blocks(*slot, 1).await?;
+            if let Ok(old) = VdiRecord::verify(&block, *slot, self.uuid()) {
+                generation = generation.max(old.generation);
+            }
+        }
+        Ok((slots, Generation(generation.0 + 1)))
+    }
+    /// The newest valid record of a VDI.
+    pub async fn read_record(&self, entry: &RegistryEntry) -> Result<VdiRecord> {
+        let mut best: Option<VdiRecord> = None;
+        let mut problem = None;
+        for slot in entry.slots {
+            let block = match self.read_blocks(slot, 1).await {
+                Ok(b) => b,
+                Err(e) => {
+                    problem = Some(e);
+                    continue;
+                }
+            };
+            match VdiRecord::verify(&block, slot, self.uuid()) {
+                // A former owner of a reused block may have left a valid record: it is not ours.
+                Ok(r) if r.id != entry.id => {}
+                Ok(r)
+                    if best.is_none_or(|b| (b.lease_epoch, b.generation) < (r.lease_epoch, r.generation)) =>
+                {
+                    best = Some(r);
+                }
+                Ok(_) => {}
+                Err(e) => problem = Some(e),
+            }
+        }
+        best.ok_or_else(|| {
+            let cause =
+                problem.map_or_else(|| "both slots hold another VDI".to_owned(), |e| e.message().to_owned());
+            Error::new(
+                ErrorKind::Corrupt,
+                format!("VDI '{}' has no valid record: {cause}", entry.name),
+                "run 'parallax check' on the store; restore the VDI from a backup",
+            )
+        })
+    }
+    /// Write a record to the slot its generation selects; durable with the next flush, which must come
+    /// before the next write of the same record.
+    pub async fn write_record(&self, slots: [BlockAddr; 2], record: &VdiRecord) -> Result<()> {
+        let slot = slots[(record.generation.0 % 2) as usize];
+        let block = record.encode(slot, self.uuid());
+        let offset = self.offset_bytes(slot, 1)?;
+        self.0.device.write(offset, AlignedBuf::copy_of(&block)).await
+    }
+}
