@@ -12,8 +12,8 @@ pub mod error;
 pub mod executor;
 pub mod format;
 pub mod limits;
-pub mod tree;
 pub mod store;
+pub mod tree;
 pub mod units;
 
 pub use error::{Error, ErrorKind, Result};
