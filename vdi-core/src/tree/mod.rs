@@ -12,22 +12,28 @@
 //! - every node is checked against its parent's entry (checksum, births) when it is read;
 //! - levels are counted down from the depth, so that no arrangement of blocks on disk makes a loop.
 
+pub mod apply;
 pub mod cache;
 pub mod lookup;
 mod stand_in;
 pub mod walk;
+mod writer;
+
+#[cfg(test)]
+mod tests;
 
 use std::future::Future;
 
 use smallvec::SmallVec;
 
 use crate::error::Result;
-use crate::units::{BlockAddr, VirtualBlock};
+use crate::units::{BlockAddr, Epoch, VirtualBlock};
 
 pub use crate::format::node::{Entry, Node, Root, depth_for_blocks};
+pub use apply::{apply, grow};
 pub use cache::NodeCache;
 pub use lookup::lookup;
-use stand_in::Store;
+use stand_in::{ExtentKind, Run, Store};
 pub use walk::{Place, Step, Walk};
 
 /// CRC-32C of consecutive blocks, in order.
@@ -42,6 +48,61 @@ pub struct Mapping {
     pub blocks: u32,
     /// Address of the first block and the checksum of each; None reads as zeros.
     pub target: Option<(BlockAddr, Crcs)>,
+}
+
+/// What a range of virtual blocks becomes.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum To {
+    /// Reads as zeros.
+    Absent,
+    /// Neighbours in the store.
+    Blocks {
+        /// Address of the first block.
+        start: BlockAddr,
+        /// Checksum of each.
+        crcs: Crcs,
+    },
+}
+
+/// One change of a batch.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Change {
+    /// First virtual block.
+    pub at: VirtualBlock,
+    /// Number of blocks, at least one.
+    pub blocks: u64,
+    /// What they become.
+    pub to: To,
+}
+
+impl Change {
+    fn end(&self) -> u64 {
+        self.at.0 + self.blocks
+    }
+    fn maps(&self) -> bool {
+        matches!(self.to, To::Blocks { .. })
+    }
+    /// The entry of virtual block `block`, which the change covers, when born in `birth`.
+    fn entry(&self, block: u64, birth: Epoch) -> Option<Entry> {
+        let To::Blocks { start, crcs } = &self.to else { return None };
+        let nth = block - self.at.0;
+        Some(Entry { addr: start.plus(nth), birth, crc: crcs[nth as usize] })
+    }
+}
+
+/// A new tree, and what it no longer needs.
+#[derive(Debug)]
+pub struct Applied {
+    /// The new tree.
+    pub root: Root,
+    /// Data blocks and nodes that only the old tree used: born after the threshold, each named once. They
+    /// may be reused under the reuse rule, not before the new root is durable.
+    pub freed: Vec<BlockAddr>,
+    /// Nodes allocated and written.
+    pub nodes_written: u64,
+    /// Data blocks the new tree has gained, minus data blocks in `freed`: the change in what is held by
+    /// this VDI together with its snapshots.
+    pub data_blocks_delta: i64,
 }
 
 /// Where nodes come from: the cache for the engine, its own reader for the checker.

@@ -56,13 +56,17 @@ pub struct Walk {
 
 impl Walk {
     /// A walk over all that `root` (which has been verified) reaches. `enter` as in [`Walk::next`].
-    pub fn new(root: &Root, mut enter: impl FnMut(&Place) -> bool) -> Walk {
-        let mut levels: Vec<Level> = (0..root.depth).map(|_| Level::default()).collect();
-        if let Some(link) = root.entry() {
-            let place = Place { link, level: root.depth - 1, at: VirtualBlock(0) };
-            if enter(&place) {
-                levels[usize::from(place.level)].waiting.push_back(place);
-            }
+    pub fn new(root: &Root, enter: impl FnMut(&Place) -> bool) -> Walk {
+        match root.entry() {
+            Some(link) => Walk::below(Place { link, level: root.depth - 1, at: VirtualBlock(0) }, enter),
+            None => Walk { levels: Vec::new() },
+        }
+    }
+    /// A walk over the node at `top` and all that it reaches.
+    pub fn below(top: Place, mut enter: impl FnMut(&Place) -> bool) -> Walk {
+        let mut levels: Vec<Level> = (0..=top.level).map(|_| Level::default()).collect();
+        if enter(&top) {
+            levels[usize::from(top.level)].waiting.push_back(top);
         }
         Walk { levels }
     }

@@ -1,0 +1,319 @@
+//! Apply: a new tree from an old one and a sorted batch of changes, copy-on-write.
+//!
+//! Depth first, children before parents: a node is finished, gets the next allocated address and
+//! goes to the [`NodeWriter`], so memory holds one draft per level and the writer's bounded buffers,
+//! whatever the size of the batch.
+//!
+//! Invariants:
+//! - nothing that the old tree reaches is written; the old root reads as before for as long as its
+//!   blocks are not reused;
+//! - what is freed was born after the threshold, is not reachable from the new root, and is named
+//!   once: each block has one parent entry in a tree, and each entry is replaced once;
+//! - a subtree whose entry was born at or below the threshold is dropped without reading it.
+
+use super::walk::{Place, Step, Walk};
+use super::writer::NodeWriter;
+use super::{Applied, Change, Entry, Node, NodeCache, NodeSource, Root, To};
+use crate::error::{Error, Result};
+use crate::executor::{LocalFuture, join_all};
+use crate::format::node::{LEVEL_BITS, NodeDraft, entry_blocks};
+use crate::limits::NODE_ENTRIES;
+use crate::units::{BlockAddr, Epoch, VirtualBlock};
+
+/// Old children read ahead at once while a node's children are rewritten.
+const PREFETCH_NODES: usize = 32;
+
+/// The tree `root` with `changes` made, which are sorted, disjoint and within its capacity. New blocks
+/// are born in `epoch`; replaced ones are freed if born after `threshold`. All nodes are written, none
+/// flushed, when this returns; an emptied tree has no nodes. Each freed block costs eight bytes of
+/// memory here, so callers cut a discard of many terabytes into several batches.
+///
+/// # Errors
+/// `Corrupt` when an old node is not what its parent vouches for, or when a change maps a block to where
+/// it already lies (a record applied twice); `NoSpace` and device errors from the store. The old tree is
+/// as it was then; nodes already allocated are unreachable.
+pub async fn apply(
+    cache: &NodeCache,
+    root: &Root,
+    changes: &[Change],
+    epoch: Epoch,
+    threshold: Epoch,
+) -> Result<Applied> {
+    root.verify()?;
+    assert!(threshold < epoch && root.birth <= epoch, "{threshold:?}, {:?}, {epoch:?}", root.birth);
+    assert_batch(root, changes);
+    let writer = NodeWriter::new(cache, certain_nodes(changes, root.depth), epoch);
+    let mut job = Job { cache, epoch, threshold, writer, freed: Vec::new(), data_blocks_delta: 0 };
+    let top = job.rewrite(root.entry(), root.depth - 1, 0, changes).await;
+    let settled = job.writer.settle().await;
+    let top = top?;
+    settled?;
+    Ok(Applied {
+        root: Root::new(top, root.depth),
+        freed: job.freed,
+        nodes_written: job.writer.nodes_written(),
+        data_blocks_delta: job.data_blocks_delta,
+    })
+}
+
+/// The same tree with `depth` levels: the old root becomes entry zero of a new one.
+///
+/// # Errors
+/// As [`apply`].
+pub async fn grow(cache: &NodeCache, root: &Root, depth: u8, epoch: Epoch) -> Result<Applied> {
+    root.verify()?;
+    Root::empty(depth).verify()?;
+    assert!(depth >= root.depth && root.birth <= epoch, "{root:?} to {depth} levels in {epoch:?}");
+    let mut top = root.entry();
+    let levels = if top.is_some() { root.depth..depth } else { 0..0 };
+    let mut writer = NodeWriter::new(cache, levels.len() as u64, epoch);
+    let mut result = Ok(());
+    for level in levels {
+        let mut draft = NodeDraft::empty();
+        draft.set(0, top);
+        match writer.put(draft.finish(), level, true).await {
+            Ok(entry) => top = Some(entry),
+            Err(e) => {
+                result = Err(e);
+                break;
+            }
+        }
+    }
+    writer.settle().await.and(result)?;
+    let nodes_written = writer.nodes_written();
+    Ok(Applied { root: Root::new(top, depth), freed: Vec::new(), nodes_written, data_blocks_delta: 0 })
+}
+
+fn assert_batch(root: &Root, changes: &[Change]) {
+    let mut end = 0;
+    for change in changes {
+        assert!(
+            change.at.0 >= end && change.blocks > 0,
+            "changes overlap or are not sorted at {:?}",
+            change.at
+        );
+        if let To::Blocks { crcs, .. } = &change.to {
+            assert_eq!(crcs.len() as u64, change.blocks, "one checksum per block at {:?}", change.at);
+        }
+        end = change.end();
+    }
+    assert!(end <= root.capacity_blocks(), "a change ends at block {end}, beyond depth {}", root.depth);
+}
+
+/// Nodes that will be written for certain: those with a mapped block below. Discards may add some.
+fn certain_nodes(changes: &[Change], depth: u8) -> u64 {
+    let mut count = 0;
+    for level in 0..depth {
+        let bits = LEVEL_BITS * (u32::from(level) + 1);
+        let mut next = 0;
+        for change in changes.iter().filter(|c| c.maps()) {
+            let (first, last) = ((change.at.0 >> bits).max(next), (change.end() - 1) >> bits);
+            count += (last + 1).saturating_sub(first);
+            next = last + 1;
+        }
+    }
+    count
+}
+
+/// The part of `changes` that touches blocks `from..to`.
+fn touching(changes: &[Change], from: u64, to: u64) -> &[Change] {
+    let start = changes.partition_point(|c| c.end() <= from);
+    let stop = changes.partition_point(|c| c.at.0 < to);
+    &changes[start..stop.max(start)]
+}
+
+fn covered_blocks(changes: &[Change], from: u64, to: u64) -> u64 {
+    changes.iter().map(|c| c.end().min(to) - c.at.0.max(from)).sum()
+}
+
+struct Job<'a> {
+    cache: &'a NodeCache,
+    epoch: Epoch,
+    threshold: Epoch,
+    writer: NodeWriter<'a>,
+    freed: Vec<BlockAddr>,
+    data_blocks_delta: i64,
+}
+
+impl Job<'_> {
+    /// Rewrite the node `old` of `level` that covers the blocks from `first` on, for `changes`, all of which
+    /// touch it. Boxed because it calls itself, at most as deep as the tree.
+    fn rewrite<'b>(
+        &'b mut self,
+        old: Option<Entry>,
+        level: u8,
+        first: u64,
+        changes: &'b [Change],
+    ) -> LocalFuture<'b, Result<Option<Entry>>> {
+        Box::pin(async move {
+            let end = first + entry_blocks(level + 1);
+            let maps = changes.iter().any(Change::maps);
+            let covered = covered_blocks(changes, first, end) == end - first;
+            match old {
+                _ if changes.is_empty() => return Ok(old),
+                None if !maps => return Ok(None),
+                Some(link) if covered && !maps => {
+                    self.cut(Place { link, level, at: VirtualBlock(first) }).await?;
+                    return Ok(None);
+                }
+                _ => {}
+            }
+            // Covered and shared: nothing of the old node survives here, nothing below it is freed.
+            let reads = old.filter(|link| !(covered && link.birth <= self.threshold));
+            let node = match reads {
+                Some(link) => Some(self.cache.node(link, level).await?),
+                None => None,
+            };
+            let mut draft = node.as_ref().map_or_else(NodeDraft::empty, NodeDraft::copy_of);
+            let changed = match level {
+                0 => self.change_leaf(&mut draft, first, changes)?,
+                _ => self.change_children(&mut draft, node.as_ref(), level, first, changes).await?,
+            };
+            if !changed {
+                return Ok(old);
+            }
+            if let Some(link) = old {
+                self.free_node(link);
+            }
+            if draft.is_empty() {
+                return Ok(None);
+            }
+            self.writer.put(draft.finish(), level, maps).await.map(Some)
+        })
+    }
+
+    async fn change_children(
+        &mut self,
+        draft: &mut NodeDraft,
+        old: Option<&Node>,
+        level: u8,
+        first: u64,
+        changes: &[Change],
+    ) -> Result<bool> {
+        let span = entry_blocks(level);
+        let mut changed = false;
+        let mut read_ahead = 0;
+        for index in 0..NODE_ENTRIES {
+            let at = first + index as u64 * span;
+            let below = touching(changes, at, at + span);
+            if below.is_empty() {
+                continue;
+            }
+            if let Some(node) = old.filter(|_| index >= read_ahead) {
+                read_ahead = self.prefetch(node, index, level, first, changes).await;
+            }
+            let before = draft.entry(index);
+            let after = self.rewrite(before, level - 1, at, below).await?;
+            if before != after {
+                draft.set(index, after);
+                changed = true;
+            }
+        }
+        Ok(changed)
+    }
+
+    /// Bring the next few old children that will be read anyway into the cache, side by side.
+    /// Returns the index up to which that was done. Failures show when the child is read in its turn.
+    async fn prefetch(&self, node: &Node, from: usize, level: u8, first: u64, changes: &[Change]) -> usize {
+        let span = entry_blocks(level);
+        let mut reads: Vec<LocalFuture<'_, _>> = Vec::new();
+        let mut index = from;
+        while index < NODE_ENTRIES && reads.len() < PREFETCH_NODES {
+            let at = first + index as u64 * span;
+            let below = touching(changes, at, at + span);
+            let whole = covered_blocks(below, at, at + span) == span;
+            let unread =
+                |old: &Entry| whole && (old.birth <= self.threshold || !below.iter().any(Change::maps));
+            if let Some(link) = node.entry(index).filter(|old| !below.is_empty() && !unread(old)) {
+                reads.push(Box::pin(self.cache.node(link, level - 1)));
+            }
+            index += 1;
+        }
+        if reads.len() > 1 {
+            join_all(reads).await;
+        }
+        index
+    }
+
+    fn change_leaf(&mut self, draft: &mut NodeDraft, first: u64, changes: &[Change]) -> Result<bool> {
+        let end = first + entry_blocks(1);
+        let mut changed = false;
+        for change in changes {
+            for block in change.at.0.max(first)..change.end().min(end) {
+                let index = (block - first) as usize;
+                let before = draft.entry(index);
+                let after = change.entry(block, self.epoch);
+                if let Some(old) = before {
+                    if after.is_some_and(|new| new.addr == old.addr) {
+                        return Err(applied_twice(block, old.addr));
+                    }
+                    self.free_data(old);
+                }
+                self.data_blocks_delta += i64::from(after.is_some());
+                changed |= before.is_some() || after.is_some();
+                draft.set(index, after);
+            }
+        }
+        Ok(changed)
+    }
+
+    /// Drop the whole subtree at `top`, freeing what was born after the threshold.
+    async fn cut(&mut self, top: Place) -> Result<()> {
+        let (cache, threshold) = (self.cache, self.threshold);
+        let mut freed = std::mem::take(&mut self.freed);
+        let young = |place: &Place, freed: &mut Vec<BlockAddr>| {
+            let young = place.link.birth > threshold;
+            if young {
+                freed.push(place.link.addr);
+            }
+            young
+        };
+        let mut walk = Walk::below(top, |p| young(p, &mut freed));
+        let source = PastCache(cache);
+        let mut result = Ok(());
+        while let Some(step) = walk.next(&source, |p| young(p, &mut freed)).await {
+            match step {
+                Step::Leaf(_, node) => {
+                    for (_, entry) in node.entries().filter(|(_, e)| e.birth > threshold) {
+                        freed.push(entry.addr);
+                        self.data_blocks_delta -= 1;
+                    }
+                }
+                Step::Damaged(_, error) => {
+                    result = Err(error);
+                    break;
+                }
+            }
+        }
+        self.freed = freed;
+        result
+    }
+
+    fn free_node(&mut self, old: Entry) {
+        if old.birth > self.threshold {
+            self.freed.push(old.addr);
+        }
+    }
+    fn free_data(&mut self, old: Entry) {
+        if old.birth > self.threshold {
+            self.freed.push(old.addr);
+            self.data_blocks_delta -= 1;
+        }
+    }
+}
+
+fn applied_twice(block: u64, addr: BlockAddr) -> Error {
+    Error::corrupt("virtual block", block, format!("a change maps it to {addr}, where it already lies"))
+}
+
+/// Reads nodes that are about to go without filling the cache with them.
+struct PastCache<'a>(&'a NodeCache);
+
+impl NodeSource for PastCache<'_> {
+    async fn node(&self, link: Entry, level: u8) -> Result<Node> {
+        match self.0.cached(link, level) {
+            Some(node) => Ok(node),
+            None => self.0.read_through(link).await,
+        }
+    }
+}
