@@ -4,16 +4,29 @@
 //! stable storage when a flush submitted after its completion has completed. An operation owns its
 //! buffers until its completion hands them back.
 
+pub mod create;
+pub mod file;
 pub mod handle;
+pub mod lock;
 pub mod memory;
+pub mod open;
+pub mod pread;
+#[cfg(any(test, feature = "sim"))]
+pub mod simulated;
+pub mod uring;
+
+#[cfg(test)]
+mod tests;
 
 use std::os::fd::RawFd;
 
-use crate::buffer::IoBufs;
+use crate::buffer::{IoBuf, IoBufs};
 use crate::executor::Token;
 
+pub use create::{create_prewritten, create_sparse};
 pub use handle::DeviceHandle;
 pub use memory::MemoryDevice;
+pub use open::{Method, OpenOptions, open};
 
 /// What to do.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -65,6 +78,25 @@ pub struct DeviceInfo {
     pub discard: bool,
     /// How I/O is done ("io_uring, O_DIRECT", "pread, buffered", ...), for `status`.
     pub mode: String,
+}
+
+impl DeviceInfo {
+    /// Refuse an operation that is not whole and aligned or leaves the device: `EINVAL`, as the kernel says.
+    /// Memory is held to the alignment only where the device reads and writes it `direct`ly.
+    pub(super) fn check(&self, op: &Op, direct: bool) -> Result<(), i32> {
+        let align = u64::from(self.align_bytes);
+        let bufs_bytes: u64 = op.bufs.iter().map(|b| b.len() as u64).sum();
+        let expected = if matches!(op.kind, OpKind::Read | OpKind::Write) { op.len_bytes } else { 0 };
+        let in_range = op.offset_bytes.checked_add(op.len_bytes).is_some_and(|end| end <= self.len_bytes);
+        let aligned = op.offset_bytes.is_multiple_of(align) && op.len_bytes.is_multiple_of(align);
+        let is_aligned = |n: u64| n.is_multiple_of(align);
+        let unaligned_memory =
+            |b: &IoBuf| !b.is_empty() && !(is_aligned(b.as_ptr() as u64) && is_aligned(b.len() as u64));
+        if !in_range || !aligned || bufs_bytes != expected || direct && op.bufs.iter().any(unaligned_memory) {
+            return Err(libc::EINVAL);
+        }
+        Ok(())
+    }
 }
 
 /// A block device. Single-threaded: one shard, one set of devices.
