@@ -89,10 +89,10 @@ impl DeviceInfo {
         let expected = if matches!(op.kind, OpKind::Read | OpKind::Write) { op.len_bytes } else { 0 };
         let in_range = op.offset_bytes.checked_add(op.len_bytes).is_some_and(|end| end <= self.len_bytes);
         let aligned = op.offset_bytes.is_multiple_of(align) && op.len_bytes.is_multiple_of(align);
-        let is_aligned = |n: u64| n.is_multiple_of(align);
-        let unaligned_memory =
-            |b: &IoBuf| !b.is_empty() && !(is_aligned(b.as_ptr() as u64) && is_aligned(b.len() as u64));
-        if !in_range || !aligned || bufs_bytes != expected || direct && op.bufs.iter().any(unaligned_memory) {
+        let is_aligned =
+            |b: &IoBuf| (b.as_ptr() as u64).is_multiple_of(align) && (b.len() as u64).is_multiple_of(align);
+        let memory_aligned = !direct || op.bufs.iter().all(|b| b.is_empty() || is_aligned(b));
+        if !in_range || !aligned || bufs_bytes != expected || !memory_aligned {
             return Err(libc::EINVAL);
         }
         Ok(())
