@@ -30,6 +30,14 @@ pub const SEGMENT_DATA_BLOCKS_MAX: usize = 512;
 pub const SEGMENT_HEAD_BYTES_MAX: usize = 16 * BLOCK_SIZE;
 /// Segments being written at once.
 pub const SEGMENTS_IN_FLIGHT_MAX: usize = 4;
+/// Smallest ring the log code works with, bytes (simulation and tests; segments shrink with it).
+pub const LOG_RING_BYTES_MIN: u64 = 1 << 20;
+/// VDIs that a log's head can remember.
+pub const LOG_VDIS_MAX: usize = 4000;
+/// Bytes written to the log and not yet flushed; also bounds what a recovery must verify and look ahead.
+pub const LOG_UNFLUSHED_BYTES_MAX: u64 = 16 << 20;
+/// Segments' worth of records waiting in memory to be written, in flight included.
+pub const LOG_STAGED_SEGMENTS_MAX: u64 = 8;
 /// Smallest log ring, bytes: several segments of the largest size.
 pub const LOG_BYTES_MIN: u64 = 32 << 20;
 /// Default log ring, bytes.

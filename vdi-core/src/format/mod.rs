@@ -19,8 +19,11 @@
 pub mod catalogue;
 pub mod extent;
 pub mod host;
+pub mod log_head;
 pub mod node;
+pub mod record;
 pub mod registry;
+pub mod segment;
 pub mod superblock;
 pub mod vdi_record;
 
