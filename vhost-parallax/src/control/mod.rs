@@ -5,3 +5,6 @@
 //! data thread through one bounded channel.
 
 pub mod api;
+#[cfg(test)]
+pub(crate) mod map_responder;
+pub mod server;
