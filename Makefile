@@ -41,6 +41,13 @@ test: setup check ## Everything: set-up, check, unit, property, simulation slice
 	cargo build --workspace --bins
 	set +e; cargo test --workspace $(TEST_FEATURES) --no-fail-fast 2>&1 | tee target/test.log; status=$${PIPESTATUS[0]}; tests/summary.sh target/test.log "$$PARALLAX_SKIPPED" $$status
 
+.PHONY: bench
+bench: ## Measure: each question of benches/benches, rows to benches/runs (clean tree only; QUESTION=name for one)
+	@setup/rust.sh
+	@setup/apt.sh
+	cargo build --release --workspace --bins
+	cargo bench -p parallax-benches $(if $(QUESTION),--bench $(QUESTION),--benches)
+
 .PHONY: clean
 clean: ## Remove build products; keeps target/tools and the guest image
 	cargo clean --profile dev

@@ -1,0 +1,54 @@
+//! Where a bench keeps its files, and what to call the machine.
+
+use std::fs;
+use std::io;
+use std::path::{Path, PathBuf};
+
+use crate::process::{cores, run};
+
+/// A folder for stores and logs, emptied at the start and removed at the end.
+pub struct Place {
+    /// The folder.
+    pub dir: PathBuf,
+    /// For rows: like `2c-24g-ext4`.
+    pub machine: String,
+}
+
+impl Place {
+    /// A folder for `bench` under `PARALLAX_BENCH_DIR` (default `target/bench`; a tmpfs such as `/dev/shm` for
+    /// differences below 25 %).
+    ///
+    /// # Errors
+    /// When the folder cannot be made.
+    pub fn open(bench: &str) -> io::Result<Place> {
+        let base = std::env::var_os("PARALLAX_BENCH_DIR").map(PathBuf::from);
+        let dir = base.unwrap_or_else(|| root().join("target/bench")).join(format!("parallax-{bench}"));
+        match fs::remove_dir_all(&dir) {
+            Err(e) if e.kind() != io::ErrorKind::NotFound => return Err(e),
+            _ => fs::create_dir_all(&dir)?,
+        }
+        let machine = machine(&dir)?;
+        Ok(Place { dir, machine })
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        // Left-overs are removed at the next start.
+        let _ = fs::remove_dir_all(&self.dir);
+    }
+}
+
+/// The repository.
+#[must_use]
+pub fn root() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("the package lies in the repository").to_path_buf()
+}
+
+fn machine(dir: &Path) -> io::Result<String> {
+    let memory = fs::read_to_string("/proc/meminfo")?;
+    let kib = memory.split_whitespace().nth(1).and_then(|w| w.parse::<u64>().ok()).unwrap_or(0);
+    let dir = dir.to_str().ok_or_else(|| io::Error::other("the folder's name is not UTF-8"))?;
+    let kind = run(&["findmnt", "-no", "FSTYPE", "-T", dir])?;
+    Ok(format!("{}c-{}g-{}", cores(), kib.div_ceil(1 << 20), kind.trim()))
+}

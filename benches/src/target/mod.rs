@@ -1,0 +1,55 @@
+//! What is measured: a daemon that serves one disk on a vhost-user socket.
+
+pub mod parallax;
+pub mod storage_daemon;
+
+use std::io;
+use std::path::Path;
+
+use crate::disk::Disk;
+use crate::load::{Load, Report};
+use crate::process::Daemon;
+
+/// A running daemon with a disk.
+pub trait Target {
+    /// For rows: `parallax`, `qsd-raw`, `qsd-qcow2`.
+    fn name(&self) -> &str;
+    /// Size of its log, for rows.
+    fn log(&self) -> String {
+        "-".into()
+    }
+    /// Where the disk is served.
+    fn socket(&self) -> &Path;
+    /// The process.
+    fn daemon(&self) -> &Daemon;
+    /// Replace the disk by an empty one of the same size. No front end is connected.
+    ///
+    /// # Errors
+    /// Whatever the daemon answers.
+    fn empty(&mut self) -> io::Result<()>;
+}
+
+/// A report with the daemon's CPU time per I/O.
+#[derive(Clone, Debug)]
+pub struct Measured {
+    /// What the client saw.
+    pub report: Report,
+    /// CPU time of the daemon per read or write, microseconds.
+    pub cpu_us_per_io: f64,
+}
+
+/// Connect to `target`, run `load`, and disconnect.
+///
+/// # Errors
+/// As [`crate::load::run`].
+pub fn measure(target: &dyn Target, load: &Load) -> io::Result<Measured> {
+    let memory_bytes = (load.depth * load.block_bytes).next_multiple_of(1 << 20);
+    let mut disk =
+        Disk::connect_within(target.socket(), 1, memory_bytes, std::time::Duration::from_secs(10))?;
+    let before = target.daemon().cpu_ns();
+    let report = crate::load::run(&mut disk, load, &std::sync::atomic::AtomicBool::new(false))
+        .map_err(|e| io::Error::new(e.kind(), format!("{}: {e}", target.name())))?;
+    let cpu_ns = target.daemon().cpu_ns() - before;
+    let cpu_us_per_io = cpu_ns as f64 / 1e3 / report.ios.max(1) as f64;
+    Ok(Measured { report, cpu_us_per_io })
+}

@@ -1,0 +1,175 @@
+//! `vhost-parallax` with a store file, a log and one attached VDI.
+
+use std::fs;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use serde_json::json;
+
+use super::Target;
+use crate::control::Control;
+use crate::place::root;
+use crate::process::{Daemon, run};
+
+/// The VDI every bench uses.
+pub const VDI: &str = "bench";
+
+/// How to set a daemon up.
+#[derive(Clone, Debug)]
+pub struct Options {
+    /// Folder for store, log and run directory.
+    pub dir: PathBuf,
+    /// Size of the store, bytes.
+    pub store_bytes: u64,
+    /// Size of the log as the command line takes it: `1G`.
+    pub log_size: String,
+    /// Size of the VDI, bytes.
+    pub vdi_bytes: u64,
+    /// Keep the daemon on a core of its own.
+    pub pin: bool,
+}
+
+/// A daemon that serves one VDI.
+pub struct Parallax {
+    options: Options,
+    socket: PathBuf,
+    daemon: Daemon,
+}
+
+impl Options {
+    fn store(&self) -> PathBuf {
+        self.dir.join("store")
+    }
+
+    fn run_dir(&self) -> PathBuf {
+        self.dir.join("run")
+    }
+
+    fn control(&self) -> PathBuf {
+        self.run_dir().join("control.sock")
+    }
+
+    fn launch(&self) -> io::Result<Daemon> {
+        let path = |p: PathBuf| p.display().to_string();
+        let words = [
+            path(binary("vhost-parallax")?),
+            "--store".into(),
+            path(self.store()),
+            "--log".into(),
+            path(self.dir.join("log")),
+            "--log-size".into(),
+            self.log_size.clone(),
+            "--run-dir".into(),
+            path(self.run_dir()),
+        ];
+        Daemon::start(&words, &self.dir.join("daemon.log"), self.pin)
+    }
+
+    fn explain(&self, error: &io::Error) -> io::Error {
+        let log = fs::read_to_string(self.dir.join("daemon.log")).unwrap_or_default();
+        let tail: Vec<&str> = log.lines().rev().take(10).collect();
+        let tail: Vec<&str> = tail.into_iter().rev().collect();
+        io::Error::other(format!("{error}\nthe daemon said:\n{}", tail.join("\n")))
+    }
+}
+
+impl Parallax {
+    /// Format a store, start the daemon, create and attach the VDI.
+    ///
+    /// # Errors
+    /// Whatever one of these says.
+    pub fn start(options: Options) -> io::Result<Parallax> {
+        fs::create_dir_all(options.run_dir())?;
+        fs::File::create(options.store())?.set_len(options.store_bytes)?;
+        let (cli, store) = (binary("parallax")?, options.store());
+        let log = options.dir.join("log");
+        let text = |p: &Path| p.display().to_string();
+        run(&[
+            &text(&cli),
+            "format",
+            &text(&store),
+            "--log",
+            &text(&log),
+            "--log-size",
+            &options.log_size,
+            "--yes",
+        ])?;
+        let daemon = options.launch()?;
+        let socket = options.run_dir().join("vdi").join(format!("{VDI}.sock"));
+        let mut new = Parallax { options, socket, daemon };
+        new.await_control()?;
+        new.create_and_attach()?;
+        Ok(new)
+    }
+
+    /// Start the daemon again after [`Daemon::kill`]; returns at once. The VDI comes back by itself.
+    ///
+    /// # Errors
+    /// When it cannot be started.
+    pub fn restart(&mut self) -> io::Result<()> {
+        self.daemon = self.options.launch()?;
+        Ok(())
+    }
+
+    /// SIGKILL the daemon.
+    pub fn kill(&mut self) {
+        self.daemon.kill();
+    }
+
+    /// A new connection to the control socket.
+    ///
+    /// # Errors
+    /// When it does not answer.
+    pub fn control(&self) -> io::Result<Control> {
+        Control::connect(&self.options.control())
+    }
+
+    fn await_control(&mut self) -> io::Result<()> {
+        let up = self.daemon.wait_for(&self.options.control(), Duration::from_secs(30));
+        up.map_err(|e| self.options.explain(&e))
+    }
+
+    fn create_and_attach(&mut self) -> io::Result<()> {
+        let mut control = self.control()?;
+        let new = json!({ "name": VDI, "size_bytes": self.options.vdi_bytes });
+        control.ask("POST", "/vdis", Some(&new))?;
+        control.ask("POST", &format!("/vdis/{VDI}/attach"), Some(&json!({ "num_queues": 1 })))?;
+        Ok(())
+    }
+}
+
+impl Target for Parallax {
+    fn name(&self) -> &str {
+        "parallax"
+    }
+
+    fn log(&self) -> String {
+        self.options.log_size.clone()
+    }
+
+    fn socket(&self) -> &Path {
+        &self.socket
+    }
+
+    fn daemon(&self) -> &Daemon {
+        &self.daemon
+    }
+
+    fn empty(&mut self) -> io::Result<()> {
+        let mut control = self.control()?;
+        control.ask("POST", &format!("/vdis/{VDI}/detach"), Some(&json!({ "force": true })))?;
+        control.ask("DELETE", &format!("/vdis/{VDI}?recursive=true"), None)?;
+        control.ask("POST", "/collect", Some(&json!({})))?;
+        self.create_and_attach()
+    }
+}
+
+/// One of our programs, as `make bench` builds it.
+fn binary(name: &str) -> io::Result<PathBuf> {
+    let path = root().join("target/release").join(name);
+    if path.exists() {
+        return Ok(path);
+    }
+    Err(io::Error::other(format!("{} is not there: run it through `make bench`", path.display())))
+}
