@@ -22,6 +22,8 @@ pub const VDI_BYTES_MAX: u64 = 1 << 52;
 pub const NAME_BYTES_MAX: usize = 63;
 /// Longest snapshot label, bytes.
 pub const LABEL_BYTES_MAX: usize = 63;
+/// Records in one VDI's snapshot log (snapshots, labels, removals).
+pub const SNAPSHOT_RECORDS_MAX: u64 = 1 << 20;
 /// Slots for hosts in a store.
 pub const HOSTS_MAX: u16 = 64;
 /// Data blocks in one log segment at most (2 MiB).

@@ -24,6 +24,8 @@ pub mod node;
 pub mod record;
 pub mod registry;
 pub mod segment;
+pub mod snapshot_chain;
+pub mod snapshot_log;
 pub mod superblock;
 pub mod vdi_record;
 

@@ -10,8 +10,9 @@ use std::hash::{BuildHasherDefault, Hasher};
 use quick_cache::unsync::{Cache, DefaultLifecycle};
 use quick_cache::{OptionsBuilder, UnitWeighter};
 
-use super::{Entry, Node, NodeSource, Store};
+use super::{Entry, Node, NodeSource};
 use crate::error::Result;
+use crate::store::Store;
 use crate::units::{BLOCK_SIZE, BlockAddr};
 
 /// The part of the cache that only inner nodes use.

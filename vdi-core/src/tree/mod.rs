@@ -15,26 +15,23 @@
 pub mod apply;
 pub mod cache;
 pub mod lookup;
-mod stand_in;
+pub mod snapshots;
 pub mod walk;
 mod writer;
 
 #[cfg(test)]
 mod tests;
 
-use std::future::Future;
-
 use smallvec::SmallVec;
 
-use crate::error::Result;
 use crate::units::{BlockAddr, Epoch, VirtualBlock};
 
 pub use crate::format::node::{Entry, Node, Root, depth_for_blocks};
 pub use apply::{apply, grow};
 pub use cache::NodeCache;
 pub use lookup::lookup;
-use stand_in::{ExtentKind, Run, Store};
-pub use walk::{Place, Step, Walk};
+pub use snapshots::SnapshotLog;
+pub use walk::{NodeSource, Place, Step, Walk};
 
 /// CRC-32C of consecutive blocks, in order.
 pub type Crcs = SmallVec<[u32; 4]>;
@@ -103,10 +100,4 @@ pub struct Applied {
     /// Data blocks the new tree has gained, minus data blocks in `freed`: the change in what is held by
     /// this VDI together with its snapshots.
     pub data_blocks_delta: i64,
-}
-
-/// Where nodes come from: the cache for the engine, its own reader for the checker.
-pub trait NodeSource {
-    /// The node that `link` names, verified against it; `level` 0 is a leaf.
-    fn node(&self, link: Entry, level: u8) -> impl Future<Output = Result<Node>>;
 }

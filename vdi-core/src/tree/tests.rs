@@ -5,13 +5,13 @@ use std::rc::Rc;
 
 use proptest::prelude::*;
 
-use super::stand_in::Store;
 use super::*;
 use crate::device::memory::Media;
 use crate::device::{DeviceHandle, MemoryDevice};
-use crate::error::ErrorKind;
+use crate::error::{ErrorKind, Result};
 use crate::executor::{Executor, block_on};
-use crate::units::{BLOCK_BYTES, Epoch};
+use crate::store::{CreateOptions, Store};
+use crate::units::{Epoch, Uuid};
 
 /// Data blocks are only named here, never read: any address will do that no node has.
 const DATA_BASE: u64 = 1 << 40;
@@ -27,8 +27,16 @@ struct World {
 impl World {
     fn new() -> World {
         let media = Media::default();
-        let device = DeviceHandle::new(Box::new(MemoryDevice::new("store", 1 << 36, media.clone())));
-        let store = Store::new(device.clone());
+        let device = DeviceHandle::new(Box::new(MemoryDevice::new("store", 256 << 20, media.clone())));
+        let (d, poll) = (device.clone(), device.clone());
+        let store = block_on(
+            &Executor::new(),
+            async move {
+                Store::create(&d, Uuid(1), Uuid(2), 0, CreateOptions::default()).await.unwrap();
+                Store::open(d).await.unwrap()
+            },
+            move || poll.poll(),
+        );
         let cache = Rc::new(NodeCache::new(store.clone(), 1 << 20));
         World { media, device, store, cache }
     }
@@ -309,8 +317,9 @@ fn a_corrupt_node_is_named_and_neighbours_still_read() {
         w.run(async move { cache.node(a.root.entry().unwrap(), 1).await.unwrap().entry(1).unwrap() })
     };
     let mut byte = [0];
-    w.media.read(leaf.addr.0 * BLOCK_BYTES + 17, &mut byte);
-    w.media.write(leaf.addr.0 * BLOCK_BYTES + 17, &[byte[0] ^ 4]);
+    let offset = w.store.offset_bytes(leaf.addr, 1).unwrap() + 17;
+    w.media.read(offset, &mut byte);
+    w.media.write(offset, &[byte[0] ^ 4]);
     let error = w.lookup(a.root, 300, 1).unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Corrupt);
     assert!(error.message().contains(&leaf.addr.to_string()), "{error}");
@@ -334,7 +343,8 @@ fn adjacent_blocks_are_one_mapping_and_the_cache_is_bounded() {
     let batch = (0..64u64).map(|i| blocks(i * 256, i * 256, 256)).collect();
     let a = w.apply(Root::empty(3), batch, 1, 0).unwrap();
     let found = w.lookup(a.root, 100, 16000).unwrap();
-    assert_eq!(found.len(), 1);
+    let per_extent = 1 << w.store.geometry().extent_bits;
+    assert_eq!(found.len() as u64, 16100u64.div_ceil(per_extent), "one mapping for each extent");
     assert_eq!(found[0].target.as_ref().unwrap().0, BlockAddr(DATA_BASE + 100));
     let cache = Rc::new(NodeCache::new(w.store.clone(), 20 * 4096));
     let c = Rc::clone(&cache);

@@ -5,8 +5,9 @@
 //! read once. Siblings are read a window at a time.
 
 use std::collections::VecDeque;
+use std::future::Future;
 
-use super::{Entry, Node, NodeSource, Root};
+use super::{Entry, Node, Root};
 use crate::error::{Error, Result};
 use crate::executor::{LocalFuture, join_all};
 use crate::format::node::entry_blocks;
@@ -14,6 +15,12 @@ use crate::units::VirtualBlock;
 
 /// Nodes read at once; with one window held per level, this also bounds the memory of a walk.
 const WINDOW_NODES: usize = 32;
+
+/// Where nodes come from: the cache for the engine, its own reader for the checker.
+pub trait NodeSource {
+    /// The node that `link` names, verified against it; `level` 0 is a leaf.
+    fn node(&self, link: Entry, level: u8) -> impl Future<Output = Result<Node>>;
+}
 
 /// Where in a tree a node lies.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]

@@ -12,9 +12,8 @@ use crate::buffer::{IoBuf, IoBufs};
 use crate::error::{Error, Result};
 use crate::executor::LocalFuture;
 use crate::limits::{CHECKPOINT_INFLIGHT_BYTES_MAX, CHECKPOINT_WRITE_BYTES_MAX};
+use crate::store::{ExtentKind, Run};
 use crate::units::{BLOCK_SIZE, BlockAddr, Epoch};
-
-use super::{ExtentKind, Run};
 
 /// Nodes in one device write at most.
 const WRITE_NODES_MAX: usize = CHECKPOINT_WRITE_BYTES_MAX / BLOCK_SIZE;
