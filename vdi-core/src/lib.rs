@@ -12,6 +12,8 @@ pub mod error;
 pub mod executor;
 pub mod format;
 pub mod limits;
+#[cfg(any(test, feature = "sim"))]
+pub mod sim;
 pub mod store;
 pub mod tree;
 pub mod units;

@@ -9,6 +9,7 @@
 //! - at a power loss every other write survives as [`Survival`] says, in 512-byte pieces;
 //! - reads see completed writes, and of writes in flight nothing.
 
+mod disk;
 mod faults;
 mod random;
 
@@ -21,16 +22,16 @@ use std::os::fd::RawFd;
 use std::rc::Rc;
 
 use super::memory::Media;
-use super::{Completion, Device, DeviceInfo, Op, OpKind};
-use crate::buffer::{AlignedBuf, IoBufs, crc32c};
-use crate::clock::{Clock, ManualClock};
+use super::{Completion, Device, DeviceInfo, Op};
+use crate::buffer::AlignedBuf;
+use crate::clock::ManualClock;
 use crate::executor::Token;
-use crate::units::{BLOCK_BYTES, SECTOR_BYTES};
+use crate::units::SECTOR_BYTES;
+
+use disk::Disk;
 
 pub use faults::{Fault, FaultCounts, Faults, Survival};
 pub use random::Random;
-
-const SECTOR: usize = SECTOR_BYTES as usize;
 
 /// Stops every disk that shares it after a number of device events: a crash at any write.
 #[derive(Clone, Default)]
@@ -53,40 +54,6 @@ impl CrashPoint {
     fn tick(&self) {
         self.0.set(self.0.get().map(|n| n.saturating_sub(1)));
     }
-}
-
-struct InFlight {
-    op: Op,
-    token: Token,
-    /// For a flush: the writes before this number were complete when it was submitted.
-    completed_before: u64,
-}
-
-struct Unflushed {
-    number: u64,
-    offset_bytes: u64,
-    bytes: AlignedBuf,
-}
-
-struct Disk {
-    info: DeviceInfo,
-    clock: ManualClock,
-    random: Random,
-    faults: Faults,
-    counts: FaultCounts,
-    crash_point: CrashPoint,
-    /// What survives a power loss for certain.
-    durable: Media,
-    /// What reads see.
-    visible: Media,
-    /// Completed and not covered by a flush, oldest first.
-    unflushed: Vec<Unflushed>,
-    writes_completed: u64,
-    /// By time of completion, ties broken by dice.
-    in_flight: BTreeMap<(u64, u64), InFlight>,
-    /// Number of the opening that is alive.
-    life: u64,
-    trace: u64,
 }
 
 /// The hardware; clones share it.
@@ -202,196 +169,6 @@ impl SimulatedDisk {
     pub fn trace(&self) -> u64 {
         self.0.borrow().trace
     }
-}
-
-impl Disk {
-    fn record(&mut self, op: &Op) {
-        let mut mix = self.trace ^ (op.kind as u64) ^ (op.offset_bytes << 3) ^ (op.len_bytes << 40);
-        if op.kind == OpKind::Write {
-            let bytes = gather(&op.bufs, op.len_bytes);
-            mix ^= u64::from(crc32c(&bytes)) << 16;
-        }
-        self.trace = Random::new(mix ^ self.clock.now_ns()).bits();
-    }
-    fn submit(&mut self, op: Op, token: Token) {
-        self.record(&op);
-        if op.kind != OpKind::Read {
-            self.crash_point.tick();
-        }
-        let slow = self.random.chance(self.faults.slow);
-        if slow {
-            self.counts.add(Fault::Slow);
-        }
-        let longest = if slow { self.faults.slow_ns_max } else { self.faults.delay_ns_max };
-        let due_ns = self.clock.now_ns() + self.random.below(longest + 1);
-        let tie = self.random.bits();
-        let completed_before = self.writes_completed;
-        let previous = self.in_flight.insert((due_ns, tie), InFlight { op, token, completed_before });
-        assert!(previous.is_none(), "64 random bits are unique");
-    }
-    fn next_due(&mut self) -> Option<InFlight> {
-        let (key, _) = self.in_flight.first_key_value()?;
-        if key.0 > self.clock.now_ns() || self.crash_point.reached() {
-            return None;
-        }
-        let (_, next) = self.in_flight.pop_first()?;
-        if next.op.kind != OpKind::Read {
-            self.crash_point.tick();
-            if self.crash_point.reached() {
-                // The machine stops just before this one ends.
-                let key = (self.clock.now_ns(), 0);
-                self.in_flight.insert(key, next);
-                return None;
-            }
-        }
-        Some(next)
-    }
-    fn run(&mut self, request: &mut InFlight) -> Result<(), i32> {
-        self.info.check(&request.op, true)?;
-        let op = &mut request.op;
-        match op.kind {
-            OpKind::Read => self.read(op),
-            OpKind::Write => {
-                let write = Unflushed {
-                    number: 0,
-                    offset_bytes: op.offset_bytes,
-                    bytes: gather(&op.bufs, op.len_bytes),
-                };
-                self.write(write)
-            }
-            OpKind::Flush => self.flush(request.completed_before),
-            OpKind::Discard => {
-                // Anything may be read there from now on; zeros and old bytes are what disks do.
-                if self.random.coin() && op.len_bytes <= BLOCK_BYTES * 4096 {
-                    let bytes = AlignedBuf::zeroed(op.len_bytes as usize);
-                    self.apply(Unflushed { number: 0, offset_bytes: op.offset_bytes, bytes });
-                }
-                Ok(())
-            }
-        }
-    }
-    fn read(&mut self, op: &mut Op) -> Result<(), i32> {
-        if self.random.chance(self.faults.read_error) {
-            self.counts.add(Fault::ReadError);
-            return Err(libc::EIO);
-        }
-        let mut bytes = AlignedBuf::zeroed(op.len_bytes as usize);
-        self.visible.read(op.offset_bytes, &mut bytes);
-        if !bytes.is_empty() && self.random.chance(self.faults.flipped_read) {
-            self.counts.add(Fault::FlippedRead);
-            self.flip_bit(&mut bytes);
-        }
-        let mut at = 0;
-        for buf in &mut op.bufs {
-            let len = buf.len();
-            buf.copy_from(&bytes[at..at + len]);
-            at += len;
-        }
-        Ok(())
-    }
-    fn write(&mut self, mut write: Unflushed) -> Result<(), i32> {
-        let faults = self.faults.clone();
-        if self.random.chance(faults.no_space) {
-            self.counts.add(Fault::NoSpace);
-            return Err(libc::ENOSPC);
-        }
-        if self.random.chance(faults.write_error) {
-            self.counts.add(Fault::WriteError);
-            self.apply_torn(&write);
-            return Err(libc::EIO);
-        }
-        if self.random.chance(faults.lost_write) {
-            self.counts.add(Fault::LostWrite);
-            return Ok(());
-        }
-        if self.random.chance(faults.misdirected_write) {
-            self.counts.add(Fault::MisdirectedWrite);
-            let room = (self.info.len_bytes - write.bytes.len() as u64) / SECTOR_BYTES + 1;
-            write.offset_bytes = self.random.below(room) * SECTOR_BYTES;
-        }
-        if !write.bytes.is_empty() && self.random.chance(faults.rotten_write) {
-            self.counts.add(Fault::RottenWrite);
-            self.flip_bit(&mut write.bytes);
-        }
-        self.apply(write);
-        Ok(())
-    }
-    fn flip_bit(&mut self, bytes: &mut [u8]) {
-        let bit = self.random.below(bytes.len() as u64 * 8);
-        bytes[(bit / 8) as usize] ^= 1 << (bit % 8);
-    }
-    fn flush(&mut self, completed_before: u64) -> Result<(), i32> {
-        if self.random.chance(self.faults.flush_error) {
-            self.counts.add(Fault::FlushError);
-            return Err(libc::EIO);
-        }
-        let durable = &self.durable;
-        self.unflushed.retain(|write| {
-            let covered = write.number < completed_before;
-            if covered {
-                durable.write(write.offset_bytes, &write.bytes);
-            }
-            !covered
-        });
-        Ok(())
-    }
-    /// The write is complete: reads see it, a flush submitted from now on covers it.
-    fn apply(&mut self, mut write: Unflushed) {
-        self.visible.write(write.offset_bytes, &write.bytes);
-        write.number = self.writes_completed;
-        self.writes_completed += 1;
-        self.unflushed.push(write);
-    }
-    /// Some sectors of the write happen.
-    fn apply_torn(&mut self, write: &Unflushed) {
-        self.counts.add(Fault::TornWrite);
-        for (index, sector) in write.bytes.chunks(SECTOR).enumerate() {
-            if self.random.coin() {
-                let offset_bytes = write.offset_bytes + (index * SECTOR) as u64;
-                self.apply(Unflushed { number: 0, offset_bytes, bytes: AlignedBuf::copy_of(sector) });
-            }
-        }
-    }
-    /// Decide what a power loss leaves of an unflushed write: all, none, or each sector by chance.
-    fn settle(&mut self, write: &Unflushed, whole: Option<bool>, chance: u32) {
-        match whole {
-            Some(true) => self.durable.write(write.offset_bytes, &write.bytes),
-            Some(false) => self.counts.add(Fault::VanishedWrite),
-            None => {
-                self.counts.add(Fault::TornWrite);
-                for (index, sector) in write.bytes.chunks(SECTOR).enumerate() {
-                    if self.random.chance(chance) {
-                        self.durable.write(write.offset_bytes + (index * SECTOR) as u64, sector);
-                    }
-                }
-            }
-        }
-    }
-    fn take_in_flight_writes(&mut self) -> Vec<Unflushed> {
-        let in_flight = std::mem::take(&mut self.in_flight);
-        let mut writes: Vec<Unflushed> = in_flight
-            .into_values()
-            .filter(|r| r.op.kind == OpKind::Write && self.info.check(&r.op, true).is_ok())
-            .map(|r| Unflushed {
-                number: 0,
-                offset_bytes: r.op.offset_bytes,
-                bytes: gather(&r.op.bufs, r.op.len_bytes),
-            })
-            .collect();
-        self.random.shuffle(&mut writes);
-        writes
-    }
-}
-
-fn gather(bufs: &IoBufs, len_bytes: u64) -> AlignedBuf {
-    let len: usize = bufs.iter().map(crate::buffer::IoBuf::len).sum();
-    let mut bytes = AlignedBuf::zeroed(len.max(len_bytes as usize));
-    let mut at = 0;
-    for buf in bufs {
-        buf.copy_to(&mut bytes[at..at + buf.len()]);
-        at += buf.len();
-    }
-    bytes
 }
 
 /// One opening of a [`SimulatedDisk`].

@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 use std::rc::Rc;
 
 use super::*;
+use crate::clock::Clock;
 use crate::device::DeviceHandle;
 use crate::executor::{Executor, block_on};
 

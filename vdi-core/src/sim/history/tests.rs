@@ -1,0 +1,123 @@
+//! The oracle must find what it is there to find, and nothing else.
+
+use super::*;
+
+const AREA: [Range<u64>; 1] = [0..64];
+
+fn write(h: &mut History, stamp: Stamp, sectors: Range<u64>, issued: Tick, ended: Tick) {
+    let id = h.begin(stamp, sectors, &AREA, issued);
+    if ended != NEVER {
+        h.end(id, ended, true, false);
+    }
+}
+
+fn seen(blocks: &[(u64, BlockStamps)]) -> BTreeMap<u64, BlockStamps> {
+    blocks.iter().copied().collect()
+}
+
+fn ok(h: &History, blocks: &[(u64, BlockStamps)], bound: Tick) -> bool {
+    h.check(&seen(blocks), bound, Look::Recovered).is_ok()
+}
+
+#[test]
+fn a_flushed_write_is_never_lost_and_an_unflushed_one_may_be() {
+    let mut h = History::default();
+    write(&mut h, 1, 0..8, 1, 2);
+    assert!(ok(&h, &[(0, [0; 8])], 2));
+    assert!(!ok(&h, &[(0, [0; 8])], 3));
+    assert!(ok(&h, &[(0, [1; 8])], 3));
+    assert!(!ok(&h, &[(0, [9; 8])], 0), "data from nowhere");
+}
+
+#[test]
+fn a_later_write_that_is_there_proves_all_acknowledged_before_it() {
+    let mut h = History::default();
+    write(&mut h, 1, 0..8, 1, 2);
+    write(&mut h, 2, 8..16, 3, NEVER);
+    assert!(ok(&h, &[(0, [1; 8]), (1, [2; 8])], 0));
+    assert!(ok(&h, &[(0, [1; 8]), (1, [0; 8])], 0));
+    assert!(!ok(&h, &[(0, [0; 8]), (1, [2; 8])], 0), "not a prefix");
+    let mut h = History::default();
+    write(&mut h, 1, 0..8, 1, 4);
+    write(&mut h, 2, 8..16, 3, 5);
+    assert!(ok(&h, &[(0, [0; 8]), (1, [2; 8])], 0), "concurrent writes have no order");
+}
+
+#[test]
+fn an_older_version_never_comes_back_over_a_certain_one() {
+    let mut h = History::default();
+    write(&mut h, 1, 0..8, 1, 2);
+    write(&mut h, 2, 0..8, 3, 4);
+    assert!(ok(&h, &[(0, [1; 8])], 4));
+    assert!(!ok(&h, &[(0, [1; 8])], 5));
+    assert!(!ok(&h, &[(0, [0; 8])], 3));
+}
+
+#[test]
+fn a_block_is_old_or_new_and_never_a_mixture() {
+    let mut h = History::default();
+    write(&mut h, 1, 0..16, 1, NEVER);
+    assert!(ok(&h, &[(0, [1; 8]), (1, [0; 8])], 0), "each block for itself");
+    assert!(!ok(&h, &[(0, [1, 1, 0, 1, 1, 1, 1, 1]), (1, [0; 8])], 0));
+    let mut h = History::default();
+    write(&mut h, 1, 0..4, 1, NEVER);
+    write(&mut h, 2, 2..8, 2, NEVER);
+    assert!(ok(&h, &[(0, [1, 1, 2, 2, 2, 2, 2, 2])], 0));
+    assert!(ok(&h, &[(0, [1, 1, 1, 1, 2, 2, 2, 2])], 0), "either order");
+    assert!(!ok(&h, &[(0, [1, 1, 0, 2, 2, 2, 2, 2])], 0));
+}
+
+#[test]
+fn zeros_may_come_from_a_discard_or_from_before() {
+    let mut h = History::default();
+    write(&mut h, 1, 0..8, 1, 2);
+    write(&mut h, ZEROS, 0..8, 3, 4);
+    write(&mut h, 3, 8..16, 5, 6);
+    assert!(ok(&h, &[(0, [0; 8]), (1, [0; 8])], 0));
+    assert!(!ok(&h, &[(0, [1; 8]), (1, [3; 8])], 0), "the discard came before what is there");
+    assert!(ok(&h, &[(0, [0; 8]), (1, [3; 8])], 7));
+}
+
+#[test]
+fn a_snapshot_holds_what_was_acknowledged_before_it_and_perhaps_what_went_on() {
+    let mut h = History::default();
+    write(&mut h, 1, 0..8, 1, 2);
+    let open = h.begin(2, 8..16, &AREA, 3);
+    let frozen = h.freeze(4, 5);
+    h.end(open, 6, true, false);
+    write(&mut h, 3, 0..8, 7, 8);
+    assert!(ok(&frozen, &[(0, [1; 8]), (1, [0; 8])], 0));
+    assert!(ok(&frozen, &[(0, [1; 8]), (1, [2; 8])], 0));
+    assert!(!ok(&frozen, &[(0, [0; 8]), (1, [2; 8])], 0));
+    assert!(!ok(&frozen, &[(0, [3; 8]), (1, [2; 8])], 0), "written after the snapshot");
+}
+
+#[test]
+fn a_live_read_sees_the_last_acknowledged_write() {
+    let mut h = History::default();
+    write(&mut h, 1, 0..8, 1, 2);
+    write(&mut h, 2, 0..2, 3, NEVER);
+    let live = |s: BlockStamps| h.check(&seen(&[(0, s)]), 5, Look::Live).is_ok();
+    assert!(live([1; 8]));
+    assert!(live([2, 2, 1, 1, 1, 1, 1, 1]));
+    assert!(!live([0; 8]));
+}
+
+#[test]
+fn a_failed_write_may_be_there_but_never_over_a_later_one() {
+    let mut h = History::default();
+    let failed = h.begin(1, 0..8, &AREA, 1);
+    h.end(failed, 2, false, false);
+    assert!(ok(&h, &[(0, [0; 8])], 9) && ok(&h, &[(0, [1; 8])], 9));
+    write(&mut h, 2, 0..8, 3, 4);
+    assert!(!ok(&h, &[(0, [1; 8])], 9));
+    assert!(ok(&h, &[(0, [2; 8])], 9));
+}
+
+#[test]
+fn a_settled_state_is_certain() {
+    let h = History::settled(&seen(&[(0, [1; 8]), (1, [0; 8])]));
+    assert!(ok(&h, &[(0, [1; 8]), (1, [0; 8])], 0));
+    assert!(!ok(&h, &[(0, [0; 8])], 0));
+    assert_eq!(h.blocks().count(), 1);
+}
