@@ -2,6 +2,7 @@
 
 use super::*;
 
+#[expect(clippy::single_range_in_vec_init, reason = "one area is what is meant")]
 const AREA: [Range<u64>; 1] = [0..64];
 
 fn write(h: &mut History, stamp: Stamp, sectors: Range<u64>, issued: Tick, ended: Tick) {
