@@ -8,6 +8,7 @@ use parallax_benches::load::{Load, Order};
 use parallax_benches::place::Place;
 use parallax_benches::process::pin_client;
 use parallax_benches::rows::{Sheet, Subject};
+use parallax_benches::settings::number;
 use parallax_benches::target::parallax::{Options, Parallax};
 use parallax_benches::target::storage_daemon::{Image, StorageDaemon};
 use parallax_benches::target::{Measured, Target, measure};
@@ -44,10 +45,6 @@ fn patterns(span_bytes: u64, seconds: f64) -> Vec<Pattern> {
         pattern("seqwrite-128k-qd1", "overwrite", sequential(0, 1)),
         pattern("seqwrite-128k-qd32", "overwrite", sequential(0, 32)),
     ]
-}
-
-fn number(name: &str, default: u64) -> u64 {
-    std::env::var(name).ok().and_then(|v| v.parse().ok()).unwrap_or(default)
 }
 
 fn main() -> io::Result<()> {

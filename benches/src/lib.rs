@@ -11,4 +11,6 @@ pub mod load;
 pub mod place;
 pub mod process;
 pub mod rows;
+pub mod settings;
+pub mod snapshots;
 pub mod target;

@@ -5,6 +5,8 @@ pub mod storage_daemon;
 
 use std::io;
 use std::path::Path;
+use std::sync::atomic::AtomicBool;
+use std::time::Duration;
 
 use crate::disk::Disk;
 use crate::load::{Load, Report};
@@ -43,13 +45,20 @@ pub struct Measured {
 /// # Errors
 /// As [`crate::load::run`].
 pub fn measure(target: &dyn Target, load: &Load) -> io::Result<Measured> {
+    measure_at(target.socket(), target.daemon(), load)
+        .map_err(|e| io::Error::new(e.kind(), format!("{}: {e}", target.name())))
+}
+
+/// [`measure`], for a daemon with more than one disk.
+///
+/// # Errors
+/// As [`crate::load::run`].
+pub fn measure_at(socket: &Path, daemon: &Daemon, load: &Load) -> io::Result<Measured> {
     let memory_bytes = (load.depth * load.block_bytes).next_multiple_of(1 << 20);
-    let mut disk =
-        Disk::connect_within(target.socket(), 1, memory_bytes, std::time::Duration::from_secs(10))?;
-    let before = target.daemon().cpu_ns();
-    let report = crate::load::run(&mut disk, load, &std::sync::atomic::AtomicBool::new(false))
-        .map_err(|e| io::Error::new(e.kind(), format!("{}: {e}", target.name())))?;
-    let cpu_ns = target.daemon().cpu_ns() - before;
+    let mut disk = Disk::connect_within(socket, 1, memory_bytes, Duration::from_secs(10))?;
+    let before = daemon.cpu_ns();
+    let report = crate::load::run(&mut disk, load, &AtomicBool::new(false))?;
+    let cpu_ns = daemon.cpu_ns() - before;
     let cpu_us_per_io = cpu_ns as f64 / 1e3 / report.ios.max(1) as f64;
     Ok(Measured { report, cpu_us_per_io })
 }

@@ -99,8 +99,32 @@ impl Parallax {
         let socket = options.run_dir().join("vdi").join(format!("{VDI}.sock"));
         let mut new = Parallax { options, socket, daemon };
         new.await_control()?;
-        new.create_and_attach()?;
+        new.create(VDI)?;
         Ok(new)
+    }
+
+    /// Create a VDI, attach it, and say where its socket is.
+    ///
+    /// # Errors
+    /// Whatever the daemon answers.
+    pub fn create(&self, name: &str) -> io::Result<PathBuf> {
+        let mut control = self.control()?;
+        let new = json!({ "name": name, "size_bytes": self.options.vdi_bytes });
+        control.ask("POST", "/vdis", Some(&new))?;
+        control.ask("POST", &format!("/vdis/{name}/attach"), Some(&json!({ "num_queues": 1 })))?;
+        Ok(self.options.run_dir().join("vdi").join(format!("{name}.sock")))
+    }
+
+    /// Bytes of the store that are in use, once everything in the log is checkpointed.
+    ///
+    /// # Errors
+    /// Whatever the daemon answers.
+    pub fn used_bytes(&self) -> io::Result<u64> {
+        let mut control = self.control()?;
+        control.ask("POST", "/checkpoint", None)?;
+        let status = control.ask("GET", "/status", None)?;
+        let used = status["store"]["used_bytes"].as_u64();
+        used.ok_or_else(|| io::Error::other(format!("status has no store.used_bytes: {status}")))
     }
 
     /// Start the daemon again after [`Daemon::kill`]; returns at once. The VDI comes back by itself.
@@ -129,14 +153,6 @@ impl Parallax {
         let up = self.daemon.wait_for(&self.options.control(), Duration::from_secs(30));
         up.map_err(|e| self.options.explain(&e))
     }
-
-    fn create_and_attach(&mut self) -> io::Result<()> {
-        let mut control = self.control()?;
-        let new = json!({ "name": VDI, "size_bytes": self.options.vdi_bytes });
-        control.ask("POST", "/vdis", Some(&new))?;
-        control.ask("POST", &format!("/vdis/{VDI}/attach"), Some(&json!({ "num_queues": 1 })))?;
-        Ok(())
-    }
 }
 
 impl Target for Parallax {
@@ -161,7 +177,8 @@ impl Target for Parallax {
         control.ask("POST", &format!("/vdis/{VDI}/detach"), Some(&json!({ "force": true })))?;
         control.ask("DELETE", &format!("/vdis/{VDI}?recursive=true"), None)?;
         control.ask("POST", "/collect", Some(&json!({})))?;
-        self.create_and_attach()
+        self.create(VDI)?;
+        Ok(())
     }
 }
 

@@ -88,12 +88,12 @@ fn allows(cell: &str) -> Vec<Allow> {
 pub fn violations(table: &Table, files: &[File]) -> Vec<String> {
     let prefix = format!("{}/src/", table.krate);
     let mut found = Vec::new();
-    for file in files.iter().filter(|f| f.path.starts_with(&prefix) && f.path.ends_with(".rs")) {
+    let files: Vec<&File> =
+        files.iter().filter(|f| f.path.starts_with(&prefix) && f.path.ends_with(".rs")).collect();
+    let tests = test_modules(&files, &prefix);
+    for file in files {
         let module = module_of(&file.path[prefix.len()..]);
-        if module.last().is_some_and(|m| m == "tests") {
-            continue;
-        }
-        if table.is_parent(&module) {
+        if tests.iter().any(|t| module.starts_with(t)) || table.is_parent(&module) {
             continue;
         }
         let Some(at) = table.row(&module) else {
@@ -165,6 +165,20 @@ fn is_rank_0_of_the_engine(path: &[String]) -> bool {
 fn module_of(path: &str) -> Vec<String> {
     let path = path.trim_end_matches(".rs").trim_end_matches("/mod");
     if path == "lib" { Vec::new() } else { path.split('/').map(|s| s.replace('-', "_")).collect() }
+}
+
+/// Modules in files of their own that are declared under `cfg(test)`.
+fn test_modules(files: &[&File], prefix: &str) -> Vec<Vec<String>> {
+    let mut found = Vec::new();
+    for file in files {
+        let tokens = lex(&file.text);
+        for words in tokens.windows(3).filter(|w| w[0].test && w[0].is_word("mod") && w[2].is(';')) {
+            let mut module = module_of(&file.path[prefix.len()..]);
+            module.extend(words[1].word().map(str::to_string));
+            found.push(module);
+        }
+    }
+    found
 }
 
 /// Every path of our own crates that production code mentions, made absolute.

@@ -71,7 +71,12 @@ fn comments_strings_and_tests_import_nothing() {
         mod tests { use crate::engine::E; }
     "##;
     assert_eq!(judge("box-one/src/store.rs", text), [""; 0]);
-    assert_eq!(judge("box-one/src/store/tests.rs", "use crate::engine::E;"), [""; 0]);
+    let table = &tables(TABLE)[0];
+    let owner = File::new("box-one/src/store/mod.rs", "#[cfg(test)]\npub(crate) mod stand_in;\nmod real;");
+    let hidden = File::new("box-one/src/store/stand_in.rs", "use crate::engine::E;");
+    let real = File::new("box-one/src/store/real.rs", "use crate::engine::E;");
+    assert_eq!(violations(table, &[owner.clone(), hidden]), [""; 0], "a file that only tests compile");
+    assert_eq!(violations(table, &[owner, real]).len(), 1);
     assert_eq!(judge("box-one/src/store.rs", "#[cfg(not(test))] mod a { use crate::engine::E; }").len(), 1);
 }
 

@@ -1,0 +1,170 @@
+//! How long after SIGKILL does a disk answer its first request, with a full log? And is every acknowledged byte
+//! there? 64 GiB store, log of the default size and of 8 GiB.
+
+use std::io;
+use std::time::{Duration, Instant};
+
+use parallax_benches::disk::{Disk, Queue};
+use parallax_benches::load::Random;
+use parallax_benches::place::Place;
+use parallax_benches::rows::{Sheet, Subject};
+use parallax_benches::settings::number;
+use parallax_benches::target::Target;
+use parallax_benches::target::parallax::{Options, Parallax};
+
+const BLOCK: usize = 4096;
+const DEPTH: usize = 64;
+const MEMORY_BYTES: usize = 8 << 20;
+
+fn main() -> io::Result<()> {
+    let place = Place::open("restart")?;
+    let sheet = Sheet::open(&place)?;
+    for (log_size, log_bytes) in [("1G", 1u64 << 30), ("8G", 8 << 30)] {
+        let (mut first, mut used) = (Vec::new(), Vec::new());
+        for round in 0..number("PARALLAX_BENCH_ROUNDS", 3) {
+            let outcome = once(&place, log_size, log_bytes, round + 1)?;
+            println!(
+                "log {log_size}: {} MiB to replay, first I/O after {} ms",
+                outcome.log_mib, outcome.first_ms
+            );
+            first.push(outcome.first_ms);
+            used.push(outcome.log_mib);
+        }
+        let subject = Subject {
+            bench: "restart/kill-9".into(),
+            target: "parallax".into(),
+            log: log_size.into(),
+            fill: "overwrite".into(),
+        };
+        sheet.row(&subject, "first_io", "ms", &first)?;
+        sheet.row(&subject, "log_used", "MiB", &used)?;
+    }
+    Ok(())
+}
+
+struct Outcome {
+    first_ms: f64,
+    log_mib: f64,
+}
+
+fn once(place: &Place, log_size: &str, log_bytes: u64, seed: u64) -> io::Result<Outcome> {
+    let dir = place.dir.join(format!("{log_size}-{seed}"));
+    let span_bytes = (log_bytes * 2).min(8 << 30);
+    let mut parallax = Parallax::start(Options {
+        dir: dir.clone(),
+        store_bytes: 64 << 30,
+        log_size: log_size.into(),
+        vdi_bytes: span_bytes,
+        pin: false,
+    })?;
+    let mut model = Model::new(span_bytes, seed);
+    let mut disk = Disk::connect_within(parallax.socket(), 1, MEMORY_BYTES, Duration::from_secs(10))?;
+    let log_mib = model.write_until_full(&parallax, &mut disk.queues[0], log_bytes)?;
+    parallax.kill();
+    drop(disk);
+    let start = Instant::now();
+    parallax.restart()?;
+    let mut disk = Disk::connect_within(parallax.socket(), 1, MEMORY_BYTES, Duration::from_secs(120))?;
+    disk.queues[0].read(0, 0, BLOCK, 0);
+    disk.queues[0].wait()?;
+    let first_ms = start.elapsed().as_secs_f64() * 1e3;
+    model.verify(&mut disk.queues[0])?;
+    drop((disk, parallax));
+    std::fs::remove_dir_all(&dir)?;
+    Ok(Outcome { first_ms, log_mib })
+}
+
+/// The version each block must hold, and the one it may hold because its write was not acknowledged.
+struct Model {
+    seed: u64,
+    random: Random,
+    acknowledged: Vec<u32>,
+    pending: Vec<Option<(usize, u32)>>,
+}
+
+impl Model {
+    fn new(span_bytes: u64, seed: u64) -> Model {
+        let blocks = (span_bytes / BLOCK as u64) as usize;
+        Model { seed, random: Random(seed), acknowledged: vec![0; blocks], pending: vec![None; DEPTH] }
+    }
+
+    /// Keep `DEPTH` random writes in flight until `log_bytes` are written; they stay in flight at the end. Returns
+    /// how much the log then holds.
+    fn write_until_full(
+        &mut self,
+        parallax: &Parallax,
+        queue: &mut Queue,
+        log_bytes: u64,
+    ) -> io::Result<f64> {
+        let mut control = parallax.control()?;
+        let mut written = 0u64;
+        for slot in 0..DEPTH {
+            self.submit(queue, slot);
+        }
+        while written < 2 * log_bytes {
+            let done: Vec<_> = queue.wait()?.iter().map(|d| (d.tag, d.result)).collect();
+            for (slot, result) in done {
+                if result != 0 {
+                    return Err(io::Error::from_raw_os_error(-result));
+                }
+                let (block, version) = self.pending[slot].expect("it was in flight");
+                self.acknowledged[block] = version;
+                written += BLOCK as u64;
+                self.submit(queue, slot);
+            }
+        }
+        let status = control.ask("GET", "/status", None)?;
+        Ok(status["log"]["used_bytes"].as_u64().unwrap_or(0) as f64 / f64::from(1 << 20))
+    }
+
+    /// One write to a block that no other slot is writing.
+    fn submit(&mut self, queue: &mut Queue, slot: usize) {
+        self.pending[slot] = None;
+        let block = loop {
+            let block = (self.random.next() % self.acknowledged.len() as u64) as usize;
+            if !self.pending.iter().flatten().any(|(b, _)| *b == block) {
+                break block;
+            }
+        };
+        let version = self.acknowledged[block] + 1;
+        self.pending[slot] = Some((block, version));
+        queue.fill(slot * BLOCK, &content(self.seed, block, version));
+        queue.write((block * BLOCK) as u64, slot * BLOCK, BLOCK, slot);
+    }
+
+    /// Read the whole disk and compare every byte.
+    fn verify(&self, queue: &mut Queue) -> io::Result<()> {
+        const READ: usize = 256;
+        let mut bytes = vec![0u8; READ * BLOCK];
+        for first in (0..self.acknowledged.len()).step_by(READ) {
+            queue.read((first * BLOCK) as u64, 0, READ * BLOCK, 0);
+            if let Some(failed) = queue.wait()?.iter().find(|d| d.result != 0) {
+                return Err(io::Error::from_raw_os_error(-failed.result));
+            }
+            queue.copy_out(0, &mut bytes);
+            for (i, found) in bytes.chunks(BLOCK).enumerate() {
+                let block = first + i;
+                let version = self.acknowledged[block];
+                let pending = self.pending.iter().flatten().find(|(b, _)| *b == block);
+                let pending = pending.is_some_and(|(_, v)| found == content(self.seed, block, *v));
+                if !pending && found != content(self.seed, block, version) {
+                    return Err(io::Error::other(format!(
+                        "block {block} does not hold its acknowledged version {version}: begins {:02x?}",
+                        &found[..16]
+                    )));
+                }
+            }
+        }
+        Ok(())
+    }
+}
+
+/// What version `version` of a block holds; version 0 is zeros.
+fn content(seed: u64, block: usize, version: u32) -> [u8; BLOCK] {
+    let mut bytes = [0u8; BLOCK];
+    if version > 0 {
+        let mut random = Random(seed ^ ((block as u64) << 32) ^ u64::from(version));
+        bytes.chunks_mut(8).for_each(|c| c.copy_from_slice(&random.next().to_le_bytes()));
+    }
+    bytes
+}

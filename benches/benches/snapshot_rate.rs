@@ -1,0 +1,72 @@
+//! What do 100 snapshots a second cost a disk under random writes? Pairs of runs, with and without, in turn.
+
+use std::io;
+use std::sync::atomic::AtomicBool;
+use std::time::Duration;
+
+use parallax_benches::disk::Disk;
+use parallax_benches::load::{Load, Report, run};
+use parallax_benches::place::Place;
+use parallax_benches::rows::{Sheet, Subject};
+use parallax_benches::settings::number;
+use parallax_benches::snapshots::take_at_rate;
+use parallax_benches::target::Target;
+use parallax_benches::target::parallax::{Options, Parallax, VDI};
+
+const SPAN_BYTES: u64 = 1 << 30;
+const EVERY: Duration = Duration::from_millis(10);
+
+fn main() -> io::Result<()> {
+    let place = Place::open("snapshot-rate")?;
+    let sheet = Sheet::open(&place)?;
+    let duration = Duration::from_millis(number("PARALLAX_BENCH_MS", 5000));
+    let mut parallax = Parallax::start(Options {
+        dir: place.dir.clone(),
+        store_bytes: 48 << 30,
+        log_size: "1G".into(),
+        vdi_bytes: SPAN_BYTES,
+        pin: false,
+    })?;
+    let (mut with, mut without, mut cost, mut taken) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
+    for round in 0..number("PARALLAX_BENCH_ROUNDS", 10) {
+        println!("pair {}", round + 1);
+        let load = Load { seed: round + 1, ..Load::random(0, 32, SPAN_BYTES, duration) };
+        // Which comes first alternates, so that neither always meets the fuller log.
+        let mut pair = [0.0; 2];
+        for snapshots in [round % 2 == 0, round % 2 == 1] {
+            parallax.empty()?;
+            let (report, count) = once(&parallax, &load, snapshots)?;
+            pair[usize::from(snapshots)] = report.iops();
+            if snapshots {
+                taken.push(count as f64 / duration.as_secs_f64());
+            }
+        }
+        without.push(pair[0]);
+        with.push(pair[1]);
+        cost.push((1.0 - pair[1] / pair[0]) * 100.0);
+    }
+    let subject = |bench: &str| Subject {
+        bench: format!("snapshot-rate/{bench}"),
+        target: "parallax".into(),
+        log: "1G".into(),
+        fill: "overwrite".into(),
+    };
+    sheet.row(&subject("randwrite-qd32-none"), "iops", "1/s", &without)?;
+    sheet.row(&subject("randwrite-qd32-100-per-s"), "iops", "1/s", &with)?;
+    sheet.row(&subject("randwrite-qd32-100-per-s"), "snapshots", "1/s", &taken)?;
+    sheet.row(&subject("randwrite-qd32-100-per-s"), "cost", "%", &cost)
+}
+
+fn once(parallax: &Parallax, load: &Load, snapshots: bool) -> io::Result<(Report, u64)> {
+    let mut disk = Disk::connect_within(parallax.socket(), 1, 8 << 20, Duration::from_secs(10))?;
+    run(&mut disk, &Load::fill(SPAN_BYTES), &AtomicBool::new(false))?;
+    parallax.used_bytes()?;
+    let mut control = parallax.control()?;
+    let stop = AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        let guest = scope.spawn(|| run(&mut disk, load, &stop));
+        let taken =
+            if snapshots { take_at_rate(&mut control, VDI, EVERY, load.duration)?.total() } else { 0 };
+        Ok((guest.join().expect("the load does not panic")?, taken))
+    })
+}
