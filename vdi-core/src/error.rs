@@ -40,7 +40,7 @@ struct Inner {
     kind: ErrorKind,
     message: String,
     hint: &'static str,
-    source: Option<Box<dyn std::error::Error + 'static>>,
+    source: Option<Box<dyn std::error::Error + Send + Sync + 'static>>,
 }
 
 /// An error with what and where (`message`) and what to do about it (`hint`).
@@ -93,7 +93,7 @@ impl Error {
     }
     /// Attach the underlying cause.
     #[must_use]
-    pub fn caused_by(mut self, source: impl std::error::Error + 'static) -> Error {
+    pub fn caused_by(mut self, source: impl std::error::Error + Send + Sync + 'static) -> Error {
         self.0.source = Some(Box::new(source));
         self
     }
@@ -116,6 +116,6 @@ impl fmt::Debug for Error {
 }
 impl std::error::Error for Error {
     fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
-        self.0.source.as_deref()
+        self.0.source.as_deref().map(|e| e as &(dyn std::error::Error + 'static))
     }
 }

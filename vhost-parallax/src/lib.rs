@@ -4,3 +4,4 @@
 //! `control::api` < `vhost` < `shard` < `control::server`; `cli` knows `control::api` only.
 
 pub mod control;
+pub mod vhost;
