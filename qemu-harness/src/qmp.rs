@@ -81,9 +81,14 @@ impl Qmp {
         }
     }
 
-    /// Forget the events that came so far.
-    pub fn forget_events(&mut self) {
+    /// Forget the events that happened so far, those still in the socket included.
+    ///
+    /// # Errors
+    /// As [`Qmp::command`].
+    pub fn forget_events(&mut self) -> Result<()> {
+        self.command("query-status", &json!({}))?;
         self.events.clear();
+        Ok(())
     }
 
     fn keep(&mut self, message: Value) {

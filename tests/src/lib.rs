@@ -1,6 +1,7 @@
 //! What the whole project's tests share: how a test that cannot run says so, and the rules that
 //! `tests/tidy.rs` holds the tree to. One file per law under `tests/tests/`.
 
+pub mod guest;
 pub mod tidy;
 
 use std::io::Write;

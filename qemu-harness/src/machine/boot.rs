@@ -11,6 +11,9 @@ use crate::qmp::Qmp;
 use crate::tools::Tools;
 use crate::wait::{Deadline, until};
 
+/// How often a guest that does not answer is asked again.
+const PING_EVERY: Duration = Duration::from_secs(2);
+
 impl Machine {
     /// Boot `config`, with sockets and logs in `dir`. The sockets of its disks must be served already.
     ///
@@ -47,13 +50,19 @@ impl Machine {
 
     /// Wait until the agent of the kernel that runs now answers.
     pub(super) fn wait_for_agent(&mut self, deadline: Deadline) -> Result<()> {
-        let pong = self.agent.ping()?;
+        // A ping sent while the port is being reset is lost: send another now and then, any answer counts.
+        let mut pongs = vec![self.agent.ping()?];
+        let mut asked = Instant::now();
         loop {
             let line = self.agent.line(Duration::from_millis(250))?;
-            if line.is_some_and(|line| line == pong) {
+            if line.is_some_and(|line| pongs.contains(&line)) {
                 return Ok(());
             }
             self.check(deadline, "the guest to boot")?;
+            if asked.elapsed() > PING_EVERY {
+                pongs.push(self.agent.ping()?);
+                asked = Instant::now();
+            }
         }
     }
 

@@ -49,7 +49,7 @@ impl Machine {
     /// # Errors
     /// When QEMU refuses or the guest holds on to it.
     pub fn unplug(&mut self, id: &str) -> Result<()> {
-        self.qmp.forget_events();
+        self.qmp.forget_events()?;
         self.qmp.command("device_del", &json!({ "id": id }))?;
         self.qmp.event("DEVICE_DELETED", Deadline::after(PLUG_LIMIT), |data| data["device"] == id)?;
         self.qmp.command("chardev-remove", &json!({ "id": format!("socket-{id}") }))?;

@@ -17,7 +17,7 @@ impl Machine {
     /// # Errors
     /// When the guest is not back in time.
     pub fn reboot(&mut self) -> Result<Duration> {
-        self.qmp.forget_events();
+        self.qmp.forget_events()?;
         // This job never ends: the guest is gone before its status is sent.
         let _never = self.agent.start("sync; /bin/busybox reboot -f")?;
         self.await_reset()
@@ -28,7 +28,7 @@ impl Machine {
     /// # Errors
     /// When the guest is not back in time.
     pub fn reset(&mut self) -> Result<Duration> {
-        self.qmp.forget_events();
+        self.qmp.forget_events()?;
         self.qmp.command("system_reset", &json!({}))?;
         self.await_reset()
     }
