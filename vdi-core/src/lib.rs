@@ -11,6 +11,7 @@ pub mod device;
 pub mod error;
 pub mod executor;
 pub mod format;
+pub mod gc;
 pub mod limits;
 #[cfg(any(test, feature = "sim"))]
 pub mod sim;

@@ -268,7 +268,7 @@ impl Run {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 192, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { cases: 128, ..ProptestConfig::default() })]
     #[test]
     fn a_tree_is_its_map_and_snapshots_stay_as_they_were(
         depth in 1u8..=5,

@@ -4,6 +4,8 @@
 //! it is read: what it has seen under another root it skips, and so a subtree that trees share is
 //! read once. Siblings are read a window at a time.
 
+mod block_set;
+
 use std::collections::VecDeque;
 use std::future::Future;
 
@@ -12,6 +14,8 @@ use crate::error::{Error, Result};
 use crate::executor::{LocalFuture, join_all};
 use crate::format::node::entry_blocks;
 use crate::units::VirtualBlock;
+
+pub use block_set::{BlockSet, bit_runs};
 
 /// Nodes read at once; with one window held per level, this also bounds the memory of a walk.
 const WINDOW_NODES: usize = 32;
