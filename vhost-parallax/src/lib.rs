@@ -3,5 +3,6 @@
 //! Modules by rank (each may import lower ranks only; `ARCHITECTURE.md` has the table):
 //! `control::api` < `vhost` < `shard` < `control::server`; `cli` knows `control::api` only.
 
+pub mod cli;
 pub mod control;
 pub mod vhost;

@@ -5,6 +5,4 @@
 //! data thread through one bounded channel.
 
 pub mod api;
-#[cfg(test)]
-pub(crate) mod map_responder;
 pub mod server;

@@ -9,7 +9,9 @@
 pub mod attach;
 pub mod command;
 pub mod error;
+pub mod group;
 pub mod limits;
+pub mod log_path;
 pub mod name;
 pub mod run_dir;
 pub mod size;

@@ -90,14 +90,13 @@ pub fn human(bytes: u64) -> String {
     if shift == 0 {
         return format!("{bytes} B");
     }
-    let exact = bytes.trailing_zeros() >= shift;
     let value = bytes as f64 / (1u64 << shift) as f64;
-    match () {
-        () if exact => format!("{} {name}iB", bytes >> shift),
-        () if value < 9.995 => format!("{value:.2} {name}iB"),
-        () if value < 99.95 => format!("{value:.1} {name}iB"),
-        () => format!("{value:.0} {name}iB"),
-    }
+    let digits = match () {
+        () if value < 9.995 => format!("{value:.2}"),
+        () if value < 99.95 => format!("{value:.1}"),
+        () => return format!("{value:.0} {name}iB"),
+    };
+    format!("{} {name}iB", digits.trim_end_matches('0').trim_end_matches('.'))
 }
 
 #[cfg(test)]
@@ -158,8 +157,8 @@ mod tests {
             (0, "0 B"),
             (17, "17 B"),
             (20 << 30, "20 GiB"),
-            (3 << 19, "1.50 MiB"),
-            (1025, "1.00 KiB"),
+            (3 << 19, "1.5 MiB"),
+            (1025, "1 KiB"),
             ((99 << 20) + 512_000, "99.5 MiB"),
             (1023 * 1024 + 1, "1023 KiB"),
             (4 << 50, "4 PiB"),

@@ -3,7 +3,23 @@
 //! The file's mode keeps others from connecting; this check catches what a mode cannot (an inherited
 //! descriptor, a socket someone made wider).
 
-use crate::control::api::error::{Code, ErrorBody};
+use crate::control::api::error::{Code, ErrorBody, Result};
+use crate::control::api::group;
+
+/// The number and name of the group `text`: a name in `/etc/group`, or a number.
+///
+/// # Errors
+/// `not_found` where the name is not there.
+pub fn lookup_group(text: &str) -> Result<(u32, String)> {
+    let groups = std::fs::read_to_string("/etc/group").unwrap_or_default();
+    group::find(&groups, text).ok_or_else(|| {
+        ErrorBody::new(
+            Code::NotFound,
+            format!("there is no group '{}' in /etc/group", text.escape_debug()),
+            "make it with 'groupadd', or give the number of a group kept elsewhere",
+        )
+    })
+}
 
 /// Users and the group that may ask.
 #[derive(Clone, PartialEq, Eq, Debug)]

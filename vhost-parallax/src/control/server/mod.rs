@@ -14,7 +14,8 @@ pub mod access;
 mod answer;
 mod connection;
 mod extract;
-pub mod group;
+#[cfg(test)]
+pub(crate) mod map_responder;
 mod router;
 mod routes;
 mod socket;

@@ -12,8 +12,8 @@ use std::time::Duration;
 use serde_json::Value;
 
 use super::access::Access;
+use super::map_responder;
 use super::{Deadlines, Server, ServerConfig};
-use crate::control::map_responder;
 
 /// A server on a socket of its own.
 struct Fixture {

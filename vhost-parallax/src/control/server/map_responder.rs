@@ -3,10 +3,10 @@
 use std::collections::BTreeMap;
 use std::thread::JoinHandle;
 
-use super::api::command::{Command, CommandReceiver, CommandSender, channel};
-use super::api::error::{Code, ErrorBody, Result};
-use super::api::status::{DaemonStatus, StoreStatus, VdiCounts};
-use super::api::{
+use crate::control::api::command::{Command, CommandReceiver, CommandSender, channel};
+use crate::control::api::error::{Code, ErrorBody, Result};
+use crate::control::api::status::{CacheStatus, DaemonStatus, LogStatus, StoreStatus, VdiCounts};
+use crate::control::api::{
     AttachInfo, CollectReport, Label, Origin, SnapshotInfo, SnapshotSelector, Status, Tree, TreeNode,
     VdiInfo, VdiName,
 };
@@ -248,6 +248,17 @@ impl Map {
         let mut vdis = VdiCounts { total: self.disks.len() as u64, ..VdiCounts::default() };
         vdis.snapshots = self.disks.values().map(|d| d.info.snapshots).sum();
         vdis.attached = self.disks.values().filter(|d| d.info.attached.is_some()).count() as u64;
-        Status { daemon, store, vdis, ..Status::default() }
+        let log = LogStatus {
+            path: "/var/lib/parallax/6ba7b810-9dad-41d1-80b4-00c04fd430c8.log".into(),
+            uuid: "7d444840-9dc0-41d1-b245-5ffdce74fad2".into(),
+            size_bytes: 1 << 30,
+            used_bytes: 120 << 20,
+            incarnation: 3,
+            checkpoints: 17,
+            segments_written: 4711,
+            io_mode: "pread, buffered".into(),
+        };
+        let cache = CacheStatus { used_bytes: 12 << 20, size_bytes: 64 << 20, hits: 991, misses: 9 };
+        Status { daemon, store, log, cache, vdis }
     }
 }

@@ -1,23 +1,9 @@
-//! Groups by name or number, from `/etc/group`.
+//! Groups by name or number, out of the text of `/etc/group`.
 
-use crate::control::api::error::{Code, ErrorBody, Result};
-
-/// The number and name of the group `text`: a name in `/etc/group`, or a number.
-///
-/// # Errors
-/// `not_found` where the name is not there.
-pub fn lookup(text: &str) -> Result<(u32, String)> {
-    let groups = std::fs::read_to_string("/etc/group").unwrap_or_default();
-    find(&groups, text).ok_or_else(|| {
-        ErrorBody::new(
-            Code::NotFound,
-            format!("there is no group '{}' in /etc/group", text.escape_debug()),
-            "make it with 'groupadd', or give the number of a group kept elsewhere",
-        )
-    })
-}
-
-fn find(groups: &str, text: &str) -> Option<(u32, String)> {
+/// The number and name of the group `text` (a name or a number) among `groups`. A number that has no
+/// name is its own name.
+#[must_use]
+pub fn find(groups: &str, text: &str) -> Option<(u32, String)> {
     let mut rows = groups.lines().filter_map(|line| {
         let mut fields = line.split(':');
         let name = fields.next()?;

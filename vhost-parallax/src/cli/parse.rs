@@ -1,0 +1,42 @@
+//! Arguments become meanings where clap reads them, so that a wrong one is a usage error.
+
+use crate::control::api::error::Result;
+use crate::control::api::{Label, SnapshotRef, VdiName, size};
+
+fn explained<T>(result: Result<T>) -> std::result::Result<T, String> {
+    result.map_err(|e| format!("{}\nhint: {}", e.message, e.hint))
+}
+
+/// A VDI name.
+pub fn vdi(text: &str) -> std::result::Result<VdiName, String> {
+    explained(VdiName::parse(text))
+}
+
+/// A snapshot label.
+pub fn label(text: &str) -> std::result::Result<Label, String> {
+    explained(Label::parse(text))
+}
+
+/// `VDI@NUMBER` or `VDI@LABEL`.
+pub fn snapshot(text: &str) -> std::result::Result<SnapshotRef, String> {
+    explained(SnapshotRef::parse(text))
+}
+
+/// The size of a VDI, bytes.
+pub fn vdi_size(text: &str) -> std::result::Result<u64, String> {
+    explained(size::parse(text).and_then(size::check_vdi_bytes))
+}
+
+/// The source of a clone: a VDI, or one of its snapshots.
+#[derive(Clone, Debug)]
+pub enum Source {
+    /// The present state.
+    Vdi(VdiName),
+    /// A snapshot.
+    Snapshot(SnapshotRef),
+}
+
+/// `VDI`, `VDI@NUMBER` or `VDI@LABEL`.
+pub fn source(text: &str) -> std::result::Result<Source, String> {
+    if text.contains('@') { snapshot(text).map(Source::Snapshot) } else { vdi(text).map(Source::Vdi) }
+}

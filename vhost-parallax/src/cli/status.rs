@@ -1,0 +1,85 @@
+//! `parallax status`.
+
+use clap::Args;
+
+use super::{Session, table, time};
+use crate::control::api::Status;
+use crate::control::api::error::Result;
+use crate::control::api::size::human;
+
+/// Show the daemon, its store, its log and its cache
+#[derive(Args)]
+#[command(after_help = "Example:\n  parallax status --json")]
+pub struct ShowStatus {}
+
+impl ShowStatus {
+    /// Run the verb.
+    pub fn run(self, session: &mut Session) -> Result<()> {
+        let status: Status = session.daemon()?.get("/status")?;
+        session.show(&status, || text(&status))
+    }
+}
+
+fn text(status: &Status) -> String {
+    let Status { daemon, store, log, cache, vdis } = status;
+    let shards = table::count(daemon.shards.into(), "shard");
+    let up = time::span(daemon.uptime_s);
+    let lookups = cache.hits.saturating_add(cache.misses);
+    let mut rows = vec![
+        ("daemon", format!("version {}, pid {}, up {up}, {shards}", daemon.version, daemon.pid)),
+        ("store", format!("{} ({})", store.url, store.uuid)),
+        (
+            "",
+            format!(
+                "{}: {} used ({}), {} free, about {} reclaimable",
+                human(store.size_bytes),
+                human(store.used_bytes),
+                percent(store.used_bytes, store.size_bytes),
+                human(store.free_bytes),
+                human(store.reclaimable_bytes)
+            ),
+        ),
+        ("", store.io_mode.clone()),
+        ("log", format!("{} ({})", log.path, log.uuid)),
+        (
+            "",
+            format!(
+                "{}: {} not trimmed ({}), incarnation {}",
+                human(log.size_bytes),
+                human(log.used_bytes),
+                percent(log.used_bytes, log.size_bytes),
+                log.incarnation
+            ),
+        ),
+        ("", format!("{} checkpoints, {} segments written", log.checkpoints, log.segments_written)),
+        ("", log.io_mode.clone()),
+        (
+            "cache",
+            format!(
+                "{} of {} filled, {} of {lookups} lookups hit",
+                human(cache.used_bytes),
+                human(cache.size_bytes),
+                percent(cache.hits, lookups)
+            ),
+        ),
+        (
+            "VDIs",
+            format!(
+                "{} with {}, {} attached, {} connected",
+                vdis.total,
+                table::count(vdis.snapshots, "snapshot"),
+                vdis.attached,
+                vdis.connected
+            ),
+        ),
+    ];
+    if vdis.held > 0 {
+        rows.push(("", format!("{} held: 'parallax ls' says why", vdis.held)));
+    }
+    rows.retain(|(name, value)| !(name.is_empty() && value.is_empty()));
+    table::facts(&rows)
+}
+
+fn percent(part: u64, whole: u64) -> String {
+    if whole == 0 { "0 %".to_owned() } else { format!("{:.1} %", part as f64 * 100.0 / whole as f64) }
+}
