@@ -139,9 +139,7 @@ fn usage(e: &clap::Error, json: bool, mut terminal: Terminal) -> u8 {
     if json {
         let message = text.trim_start_matches("error: ").lines().take_while(|l| !l.is_empty());
         let message = message.collect::<Vec<_>>().join(" ");
-        let error =
-            ErrorBody::bad_request(message, "'parallax --help' and 'parallax VERB --help' show the usage");
-        Session::new(terminal, true, None).report(&error);
+        Session::new(terminal, true, None).report(&ErrorBody::bad_request(message, USAGE_HINT));
     } else {
         let _closed_pipe = write!(terminal.err, "{text}");
     }
