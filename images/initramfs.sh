@@ -21,7 +21,7 @@ cp "$out"/modules/*.ko "$root/modules/"
 cp "$out/fio" "$root/sbin/fio"
 cp /etc/mke2fs.conf "$root/etc/"
 touch "$root/etc/mtab"
-for tool in mke2fs e2fsck fstrim; do
+for tool in mke2fs e2fsck; do
   file=$(command -v "$tool")
   cp -L "$file" "$root/sbin/$tool"
   { ldd "$file" || true; } | awk '/=> \//{print $3} /^\t\/lib64/{print $1}' | while read -r library; do

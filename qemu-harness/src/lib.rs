@@ -12,6 +12,9 @@
 pub mod accel;
 pub mod agent;
 pub mod cloud_hypervisor;
+pub mod control;
+pub mod daemon;
+pub mod demo;
 pub mod error;
 pub mod image;
 pub mod machine;

@@ -8,7 +8,7 @@ use clap::{Parser, Subcommand};
 use qemu_harness::accel::{Accel, kvm_proved};
 use qemu_harness::cloud_hypervisor::CloudHypervisor;
 use qemu_harness::storage_daemon::StorageDaemon;
-use qemu_harness::{Disk, Error, Machine, MachineConfig, Result, Scratch, Tools};
+use qemu_harness::{Disk, Error, Machine, MachineConfig, Result, Scratch, Tools, demo};
 
 /// Boot real guests on vhost-user-blk disks.
 #[derive(Parser)]
@@ -22,6 +22,12 @@ struct Arguments {
 enum Verb {
     /// Say what this machine can run, and why not the rest.
     Doctor,
+    /// The main job on a real guest, told as it happens (4 minutes at most).
+    Demo {
+        /// Where the files 'store' and 'log' go; removed first and last
+        #[arg(long, default_value = "target/demo")]
+        dir: PathBuf,
+    },
     /// Boot a guest, run a shell script in it, print its output.
     ///
     /// Example: qemu-harness run --disk /run/parallax/vdi/web.sock 'dd if=/dev/vda of=/dev/null bs=1M count=64'
@@ -46,6 +52,7 @@ enum Verb {
 fn main() -> ExitCode {
     let result = match Arguments::parse().verb {
         Verb::Doctor => doctor(),
+        Verb::Demo { dir } => find_tools().and_then(|tools| demo::run(tools, &dir)),
         Verb::Run { disks, reference, queues, limit, script } => {
             run(&disks, reference, queues, Duration::from_secs(limit), &script)
         }

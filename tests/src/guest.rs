@@ -1,8 +1,17 @@
-//! What guest scenarios share: leave to run, one guest at a time.
+//! What guest scenarios share: leave to run, one guest at a time; a daemon with a store of its own; how a
+//! scenario ends.
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
-use qemu_harness::Tools;
+use qemu_harness::daemon::Daemon;
+use qemu_harness::{Machine, MachineConfig, Scratch, Tools};
+
+/// What a short job in a guest may take; generous, the guest may be emulated on a busy machine.
+pub const MINUTE: Duration = Duration::from_secs(60);
+
+/// Completions are shuffled with this seed, so that no scenario passes because they came in order.
+const REORDER_SEED: &str = "20260";
 
 /// An emulated guest wants a core for itself; two at once would only time each other out.
 static ONE_AT_A_TIME: Mutex<()> = Mutex::new(());
@@ -27,5 +36,55 @@ pub fn leave(test: &str) -> Option<Leave> {
             crate::skipped(test, &missing.0);
             None
         }
+    }
+}
+
+/// A running daemon on a new store, and leave to boot guests.
+pub struct Stage {
+    /// The daemon. Dropped, so killed, before its files go.
+    pub daemon: Daemon,
+    /// Sockets, logs, store and log.
+    pub scratch: Scratch,
+    /// Leave, and the tools.
+    pub leave: Leave,
+}
+
+/// Format a store of 8 GiB and start a daemon that completes requests out of order. `None`, counted as
+/// a skip of `test`, where guests cannot run.
+///
+/// # Panics
+/// When the daemon does not come up.
+#[must_use]
+pub fn stage(test: &str) -> Option<Stage> {
+    let leave = leave(test)?;
+    let scratch = Scratch::new("guest").expect("a scratch directory");
+    let daemon = Daemon::format(scratch.path(), scratch.path(), "8G", "256M").expect("a store");
+    let mut daemon = daemon.with_options(&["--test-reorder-completions", REORDER_SEED]);
+    daemon.start().expect("the daemon starts");
+    Some(Stage { daemon, scratch, leave })
+}
+
+impl Stage {
+    /// Boot `config`.
+    ///
+    /// # Panics
+    /// When the guest does not come up.
+    #[must_use]
+    pub fn boot(&self, config: MachineConfig) -> Machine {
+        let machine = Machine::boot(&self.leave.tools, config, self.scratch.path()).expect("the guest boots");
+        println!("booted in {:.1} s", machine.boot_time().as_secs_f64());
+        machine
+    }
+
+    /// The end of every scenario: the guest saw no I/O error, the daemon did not die by itself, the store
+    /// is clean.
+    ///
+    /// # Panics
+    /// When any of that is not so.
+    pub fn finish(mut self, mut machine: Machine) {
+        assert_eq!(machine.io_complaints().expect("dmesg"), "", "the guest saw I/O errors");
+        machine.power_off().expect("the guest powers off");
+        self.daemon.check_alive().expect("the daemon is well");
+        self.daemon.stop_and_check().expect("a clean store");
     }
 }

@@ -1,5 +1,5 @@
 //! Jobs: shell scripts run in the guest by its agent. Debian's busybox prefers its own applets to
-//! `$PATH`, so scripts call `/sbin/mke2fs`, `/sbin/e2fsck`, `/sbin/fstrim` and `/sbin/fio` in full.
+//! `$PATH`, so scripts call `/sbin/mke2fs`, `/sbin/e2fsck` and `/sbin/fio` in full.
 
 use std::time::Duration;
 
