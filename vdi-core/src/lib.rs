@@ -13,6 +13,7 @@ pub mod executor;
 pub mod format;
 pub mod gc;
 pub mod limits;
+pub mod log;
 #[cfg(any(test, feature = "sim"))]
 pub mod sim;
 pub mod store;

@@ -19,7 +19,9 @@
 //! | 148 | 4 | | format version, 1 | |
 //! | 152 | 8 | | durable through: highest sequence known flushed | rot taken for a torn tail |
 //! | 160 | 4 | | VDIs remembered | |
-//! | 164 | 28 | | reserved, zero | |
+//! | 164 | 4 | | reserved, zero | |
+//! | 168 | 8 | | recovered incarnation: that of the segment at 112 | a discarded tail that comes back behind a gap |
+//! | 176 | 16 | | reserved, zero | |
 //! | 192 | 32 each | | VDI 16, lease epoch 8, generation 8 of the record that allowed trimming | an older VDI record |
 //! | then | to 4 KiB | | padding, zero | |
 
@@ -58,7 +60,9 @@ struct DiskHead {
     version: U32,
     durable_through: U64,
     vdis: U32,
-    reserved: [u8; 28],
+    reserved_a: U32,
+    recovered_incarnation: U64,
+    reserved_b: [u8; 16],
 }
 
 #[derive(Clone, Copy, FromBytes, IntoBytes, KnownLayout, Immutable, Unaligned)]
@@ -107,6 +111,8 @@ pub struct LogHead {
     pub start_offset_bytes: u64,
     /// The last segment its recovery kept (below `first_seq`).
     pub recovered_through: SegmentSeq,
+    /// The incarnation that wrote that segment.
+    pub recovered_incarnation: Incarnation,
     /// How many of that segment's records it kept.
     pub recovered_records: u32,
     /// Checksum of that segment's head area.
@@ -143,6 +149,7 @@ pub fn encode(head: &LogHead, slot: u64) -> AlignedBuf {
     disk.first_seq = U64::new(head.first_seq.0);
     disk.start_offset_bytes = U64::new(head.start_offset_bytes);
     disk.recovered_through = U64::new(head.recovered_through.0);
+    disk.recovered_incarnation = U64::new(head.recovered_incarnation.0);
     disk.recovered_records = U32::new(head.recovered_records);
     disk.recovered_crc = U32::new(head.recovered_crc);
     disk.tail_seq = U64::new(head.tail_seq.0);
@@ -204,6 +211,7 @@ pub fn verify_slot(bytes: &[u8], log: Uuid, slot: u64) -> Result<LogHead> {
         first_seq: SegmentSeq(disk.first_seq.get()),
         start_offset_bytes: disk.start_offset_bytes.get(),
         recovered_through: SegmentSeq(disk.recovered_through.get()),
+        recovered_incarnation: Incarnation(disk.recovered_incarnation.get()),
         recovered_records: disk.recovered_records.get(),
         recovered_crc: disk.recovered_crc.get(),
         tail_seq: SegmentSeq(disk.tail_seq.get()),
@@ -212,7 +220,8 @@ pub fn verify_slot(bytes: &[u8], log: Uuid, slot: u64) -> Result<LogHead> {
         durable_through: SegmentSeq(disk.durable_through.get()),
         vdis: entries.iter().map(friendly).collect(),
     };
-    let reserved_hold = disk.reserved == [0; 28] && padding.iter().all(|b| *b == 0);
+    let reserved_hold =
+        disk.reserved_a.get() == 0 && disk.reserved_b == [0; 16] && padding.iter().all(|b| *b == 0);
     if !reserved_hold || !head.holds() {
         return Err(bad("its fields contradict each other, or a reserved field is not zero"));
     }
@@ -239,6 +248,7 @@ impl LogHead {
             && in_ring(self.tail_offset_bytes)
             && in_ring(self.start_offset_bytes)
             && self.recovered_through < self.first_seq
+            && self.recovered_incarnation <= self.incarnation
             && (self.tail_seq <= self.recovered_through || self.tail_seq >= self.first_seq)
             && self.durable_through >= self.recovered_through
             && self.vdis.is_sorted_by(|a, b| a.vdi < b.vdi)
@@ -264,6 +274,7 @@ mod tests {
             first_seq: SegmentSeq(101),
             start_offset_bytes: RING_OFFSET_BYTES + 0x5000,
             recovered_through: SegmentSeq(99),
+            recovered_incarnation: Incarnation(3),
             recovered_records: 6,
             recovered_crc: 0xaabb_ccdd,
             tail_seq: SegmentSeq(90),
@@ -314,8 +325,9 @@ mod tests {
             (1, 4),
             (99, 8),
             (2, 4),
+            (0, 4),
+            (3, 8),
             (0, 16),
-            (0, 12),
             (3, 16),
             (2, 8),
             (30, 8),
@@ -331,7 +343,7 @@ mod tests {
         assert_eq!(found, golden);
         assert_eq!(&bytes[8..12], GOLDEN_CRC.to_le_bytes());
     }
-    const GOLDEN_CRC: u32 = 0x230c_996e;
+    const GOLDEN_CRC: u32 = 0x1d23_03cd;
 
     #[test]
     fn a_head_is_bound_to_its_log_and_slot() {

@@ -13,8 +13,9 @@
 //! | 88 | 4 | bytes | records, without padding | |
 //! | 92 | 4 | blocks | data | |
 //! | 96 | 8 | | recovered through: last sequence this incarnation's recovery kept | see incarnation |
-//! | 104 | 4 | | recovered records: how many records of that segment it kept | see incarnation |
-//! | 108 | 20 | | reserved, zero | |
+//! | 104 | 8 | | recovered incarnation: that segment's | a discarded tail that comes back behind a gap |
+//! | 112 | 4 | | recovered records: how many records of that segment it kept | see incarnation |
+//! | 116 | 12 | | reserved, zero | |
 //! | 128 | | | records, see `record` | |
 
 use zerocopy::little_endian::{U32, U64};
@@ -39,8 +40,9 @@ struct DiskSegment {
     record_bytes: U32,
     data_blocks: U32,
     recovered_through: U64,
+    recovered_incarnation: U64,
     recovered_records: U32,
-    reserved: [u8; 20],
+    reserved: [u8; 12],
 }
 
 /// Bytes before the first record.
@@ -71,6 +73,8 @@ pub struct SegmentHeader {
     pub data_blocks: u32,
     /// Last segment that the recovery before this incarnation kept.
     pub recovered_through: SegmentSeq,
+    /// The incarnation that wrote that segment.
+    pub recovered_incarnation: Incarnation,
     /// How many records of that segment it kept.
     pub recovered_records: u32,
 }
@@ -106,6 +110,7 @@ pub fn encode(header: &SegmentHeader, records: &[u8]) -> (AlignedBuf, u32) {
     disk.record_bytes = U32::new(u32::try_from(records.len()).expect("bounded by the head area"));
     disk.data_blocks = U32::new(header.data_blocks);
     disk.recovered_through = U64::new(header.recovered_through.0);
+    disk.recovered_incarnation = U64::new(header.recovered_incarnation.0);
     disk.recovered_records = U32::new(header.recovered_records);
     buf[SEGMENT_HEADER_BYTES..SEGMENT_HEADER_BYTES + records.len()].copy_from_slice(records);
     seal(&mut buf, expect(header.log, header.offset_bytes), Generation(header.seq.0));
@@ -142,7 +147,7 @@ pub fn verify_at(bytes: &[u8], log: Uuid, offset_bytes: u64) -> Result<VerifiedS
         && head_area_bytes(record_bytes) == head_bytes
         && data_blocks as usize <= SEGMENT_DATA_BLOCKS_MAX
         && rest[record_bytes..].iter().all(|b| *b == 0)
-        && disk.reserved == [0; 20];
+        && disk.reserved == [0; 12];
     if !sizes_hold {
         return Err(bad("its lengths contradict each other, or a reserved field is not zero"));
     }
@@ -156,8 +161,15 @@ pub fn verify_at(bytes: &[u8], log: Uuid, offset_bytes: u64) -> Result<VerifiedS
         records: disk.records.get(),
         data_blocks,
         recovered_through: SegmentSeq(disk.recovered_through.get()),
+        recovered_incarnation: Incarnation(disk.recovered_incarnation.get()),
         recovered_records: disk.recovered_records.get(),
     };
+    let in_order = header.durable_through < header.seq
+        && header.recovered_through < header.seq
+        && header.recovered_incarnation < header.incarnation;
+    if !in_order {
+        return Err(bad("it names segments that come after it"));
+    }
     Ok(VerifiedSegment { header, crc: disk.header.crc.get(), head_bytes, records: &rest[..record_bytes] })
 }
 
@@ -218,6 +230,7 @@ mod tests {
             records: 2,
             data_blocks: 3,
             recovered_through: SegmentSeq(30),
+            recovered_incarnation: Incarnation(2),
             recovered_records: 5,
         }
     }
@@ -254,19 +267,36 @@ mod tests {
     #[test]
     fn golden_bytes() {
         let bytes = encoded();
-        let golden: &[u8] = &[
-            b'P', b'L', b'X', b'V', 9, 0, 0, 0, 0, 0, 0, 0, 0, 0x10, 0, 0, 0, 0, 8, 0, 0, 0, 0, 0, 42, 0, 0,
-            0, 0, 0, 0, 0, 0x22, 0x11, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0,
-            0, 0, 0, 0, 0, 0, 0, 3, 0, 0, 0, 0, 0, 0, 0, 40, 0, 0, 0, 0, 0, 0, 0, 0xef, 0xbe, 0xad, 0xde, 2,
-            0, 0, 0, 160, 0, 0, 0, 3, 0, 0, 0, 30, 0, 0, 0, 0, 0, 0, 0, 5, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0,
-            0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0,
+        // (value, bytes) in the order of the layout table; the checksum comes below.
+        let fields: &[(u128, usize)] = &[
+            (0x5658_4c50, 4),
+            (9, 2),
+            (0, 2),
+            (0, 4),
+            (4096, 4),
+            (0x8_0000, 8),
+            (42, 8),
+            (0x1122, 16),
+            (0, 16),
+            (3, 8),
+            (40, 8),
+            (0xdead_beef, 4),
+            (2, 4),
+            (160, 4),
+            (3, 4),
+            (30, 8),
+            (2, 8),
+            (5, 4),
+            (0, 12),
         ];
+        let golden: Vec<u8> =
+            fields.iter().flat_map(|(value, bytes)| value.to_le_bytes()[..*bytes].to_vec()).collect();
         let mut found = bytes[..SEGMENT_HEADER_BYTES].to_vec();
         found[8..12].fill(0);
         assert_eq!(found, golden);
         assert_eq!(&bytes[8..12], GOLDEN_CRC.to_le_bytes());
     }
-    const GOLDEN_CRC: u32 = 0x0bab_867c;
+    const GOLDEN_CRC: u32 = 0x5e71_2a34;
 
     #[test]
     fn a_segment_is_bound_to_its_log_and_place() {

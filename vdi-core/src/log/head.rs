@@ -1,0 +1,90 @@
+//! The head on the device: read both slots, write both slots in turn.
+
+use super::Log;
+use crate::device::DeviceHandle;
+use crate::error::{Error, ErrorKind, Result};
+use crate::format::log_head::{LogHead, SLOT_BYTES, SLOTS, encode, identify, slot_offset_bytes, verify_slot};
+use crate::units::{Generation, Uuid};
+
+/// The newest head, and the order in which the next one goes to the slots: never over the only good one.
+#[derive(Debug)]
+pub(super) struct FoundHead {
+    pub head: LogHead,
+    pub order: [u64; 2],
+}
+
+/// Read both slots. [`ErrorKind::LogMissing`] when they hold no log or another one,
+/// [`ErrorKind::WrongStore`] when the log belongs to another store, [`ErrorKind::Corrupt`] when they hold
+/// something unreadable.
+pub(super) async fn read(device: &DeviceHandle, log: Uuid, store: Uuid) -> Result<FoundHead> {
+    let name = &device.info().name;
+    if device.info().len_bytes < SLOTS * SLOT_BYTES as u64 {
+        return Err(missing(format!("{name} is too short to hold a log")));
+    }
+    let mut found = Vec::new();
+    let mut failure = None;
+    let mut blank = true;
+    for slot in 0..SLOTS {
+        let bytes = device.read(slot_offset_bytes(slot), SLOT_BYTES).await?;
+        blank &= bytes.iter().all(|b| *b == 0);
+        match verify_slot(&bytes, log, slot) {
+            Ok(head) => found.push((slot, head)),
+            Err(e) if e.kind() == ErrorKind::Unsupported => return Err(e.context(name)),
+            Err(e) => {
+                if let Some((other, _)) = identify(&bytes, slot).filter(|(other, _)| *other != log) {
+                    failure = Some(missing(format!("{name} holds the log {other}, not {log}")));
+                }
+                failure.get_or_insert_with(|| e.context(name));
+            }
+        }
+    }
+    found.sort_by_key(|(_, head)| head.generation);
+    let Some((newest, head)) = found.pop() else {
+        if blank {
+            return Err(missing(format!("{name} holds no log (it is empty)")));
+        }
+        return Err(failure.unwrap_or_else(|| missing(format!("{name} holds no log"))));
+    };
+    if head.store != store {
+        return Err(Error::new(
+            ErrorKind::WrongStore,
+            format!("the log on {name} belongs to the store {}, not to {store}", head.store),
+            "give the daemon the log that belongs to its store (--log)",
+        ));
+    }
+    Ok(FoundHead { head, order: [1 - newest, newest] })
+}
+
+fn missing(what: String) -> Error {
+    Error::new(
+        ErrorKind::LogMissing,
+        what,
+        "give the daemon the log it used last (--log); without it, writes that were not checkpointed are lost",
+    )
+}
+
+/// Make `head` durable in the first slot of `order`; then [`write_second`] makes it so in the other.
+pub(super) async fn write_first(device: &DeviceHandle, head: &LogHead, order: [u64; 2]) -> Result<()> {
+    write_slot(device, head, order[0]).await
+}
+
+/// The copy that lets one slot rot. Durable before it returns: the next head overwrites the first slot.
+pub(super) async fn write_second(device: &DeviceHandle, head: &LogHead, order: [u64; 2]) -> Result<()> {
+    write_slot(device, head, order[1]).await
+}
+
+async fn write_slot(device: &DeviceHandle, head: &LogHead, slot: u64) -> Result<()> {
+    device.write(slot_offset_bytes(slot), encode(head, slot)).await?;
+    device.flush().await
+}
+
+impl Log {
+    /// What the head shall say next: `change` applied to the present one.
+    pub(super) fn next_head(&self, change: impl FnOnce(&mut LogHead)) -> LogHead {
+        let mut head = self.0.head.borrow().clone();
+        head.generation = Generation(head.generation.0 + 1);
+        head.durable_through = self.0.durable.reached();
+        change(&mut head);
+        head
+    }
+}

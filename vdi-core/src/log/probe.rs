@@ -1,0 +1,77 @@
+//! Reading segments from the ring: large sequential reads, and the look ahead behind a bad segment.
+
+use super::ring::{Position, Ring};
+use crate::buffer::AlignedBuf;
+use crate::device::DeviceHandle;
+use crate::error::Result;
+use crate::format::log_head::RING_OFFSET_BYTES;
+use crate::format::segment::{VerifiedSegment, peek, verify_at};
+use crate::limits::SEGMENT_HEAD_BYTES_MAX;
+use crate::units::{BLOCK_BYTES, BLOCK_SIZE, Uuid};
+
+/// Read ahead while segments are small; a large one is skipped over and costs one head area.
+const WINDOW_BYTES: u64 = 1 << 20;
+const SMALL_SEGMENT_BYTES: u64 = WINDOW_BYTES / 2;
+const _: () = assert!(WINDOW_BYTES > SEGMENT_HEAD_BYTES_MAX as u64);
+
+/// A window on the ring.
+pub(super) struct Reader {
+    device: DeviceHandle,
+    log: Uuid,
+    pub ring: Ring,
+    window_offset: u64,
+    window: AlignedBuf,
+    /// How much to read when the window is left.
+    ahead_bytes: u64,
+}
+
+impl Reader {
+    pub fn new(device: &DeviceHandle, log: Uuid, ring: Ring) -> Reader {
+        let window = AlignedBuf::zeroed(0);
+        Reader { device: device.clone(), log, ring, window_offset: 0, window, ahead_bytes: WINDOW_BYTES }
+    }
+    /// The bytes from `at` on, a head area of the largest size at least.
+    async fn head_area(&mut self, at: Position) -> Result<&[u8]> {
+        let offset = self.ring.device_offset(at);
+        let end = self.window_offset + self.window.len() as u64;
+        if offset < self.window_offset || offset + SEGMENT_HEAD_BYTES_MAX as u64 > end {
+            let ring_end = RING_OFFSET_BYTES + self.ring.bytes;
+            let len = self.ahead_bytes.min(ring_end - offset);
+            self.window =
+                self.device.read(offset, usize::try_from(len).expect("a window fits memory")).await?;
+            self.window_offset = offset;
+        }
+        let within = usize::try_from(offset - self.window_offset).expect("within the window");
+        Ok(&self.window[within..])
+    }
+    /// The valid segment at `at`, if there is one. What it is worth is the caller's to judge.
+    pub async fn segment_at(&mut self, at: Position) -> Result<Option<VerifiedSegment<'_>>> {
+        let (log, offset) = (self.log, self.ring.device_offset(at));
+        let bytes = self.head_area(at).await?;
+        Ok(verify_at(bytes, log, offset).ok())
+    }
+    /// The bytes where a valid segment was expected, for a guess at what it held.
+    pub async fn bytes_at(&mut self, at: Position) -> Result<Vec<u8>> {
+        let bytes = self.head_area(at).await?;
+        Ok(bytes[..peek(bytes).unwrap_or(BLOCK_SIZE).min(bytes.len())].to_vec())
+    }
+    /// The last segment took `bytes`: read ahead accordingly.
+    pub fn passed(&mut self, bytes: u64) {
+        self.ahead_bytes =
+            if bytes < SMALL_SEGMENT_BYTES { WINDOW_BYTES } else { SEGMENT_HEAD_BYTES_MAX as u64 };
+    }
+    /// The first place after `at` and before `end` where a valid segment of this log lies.
+    pub async fn next_valid(&mut self, at: Position, end: Position) -> Result<Option<Position>> {
+        self.ahead_bytes = WINDOW_BYTES;
+        let mut at = self.ring.start_after(at.plus(BLOCK_BYTES));
+        while at < end {
+            let (log, offset) = (self.log, self.ring.device_offset(at));
+            let bytes = self.head_area(at).await?;
+            if peek(bytes).is_some() && verify_at(bytes, log, offset).is_ok() {
+                return Ok(Some(at));
+            }
+            at = self.ring.start_after(at.plus(BLOCK_BYTES));
+        }
+        Ok(None)
+    }
+}

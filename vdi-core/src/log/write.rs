@@ -1,0 +1,156 @@
+//! Write: seal segments and send them, a few at a time; they count as written in sequence.
+
+use std::rc::Rc;
+
+use super::segment::{Place, Segment};
+use super::state::{Flight, Open, State};
+use super::{Log, count};
+use crate::buffer::{IoBuf, IoBufs};
+use crate::error::Result;
+use crate::format::segment::{SegmentHeader, encode};
+use crate::limits::SEGMENTS_IN_FLIGHT_MAX;
+use crate::units::{BLOCK_BYTES, SegmentSeq};
+
+impl Log {
+    /// To be called when no task can go on: sends what was collected if nothing is in flight, and moves
+    /// the tail on if that is what reservations wait for. True when it started something, which the
+    /// executor must then run.
+    pub fn kick(&self) -> bool {
+        let sent = self.pump(true);
+        self.trim_if_awaited() || sent
+    }
+    /// Wait until the segment `seq` and all before it are on the device (perhaps in its cache: see
+    /// [`Log::flush`]). Something must send it: a [`Log::kick`] now and then.
+    ///
+    /// [`crate::ErrorKind::Poisoned`] after a failure, even if that segment had been written.
+    pub async fn written(&self, seq: SegmentSeq) -> Result<()> {
+        self.0.written.wait(seq, || self.check().is_err()).await;
+        self.check()
+    }
+    /// Send every segment whose turn it is; the open one only when `idle` and nothing is in flight, or
+    /// when a flush waits for it. True when something was started.
+    pub(super) fn pump(&self, idle: bool) -> bool {
+        let mut started = false;
+        loop {
+            let sealed = {
+                let mut s = self.0.state.borrow_mut();
+                s.take_next_to_send(idle).map(|open| self.seal(&mut s, open))
+            };
+            let Some((segment, bufs)) = sealed else { break };
+            self.send(segment, bufs);
+            started = true;
+        }
+        self.pump_flush() || started
+    }
+    /// Give `open` its place and its header.
+    fn seal(&self, s: &mut State, open: Open) -> (Rc<Segment>, IoBufs) {
+        let head = self.0.head.borrow();
+        let header = SegmentHeader {
+            log: head.log,
+            offset_bytes: s.ring.device_offset(s.next),
+            seq: open.segment.seq(),
+            incarnation: head.incarnation,
+            durable_through: self.0.durable.reached(),
+            previous_crc: s.last_crc,
+            records: open.count,
+            data_blocks: open.data_blocks,
+            recovered_through: head.recovered_through,
+            recovered_incarnation: head.recovered_incarnation,
+            recovered_records: head.recovered_records,
+        };
+        let (area, crc) = encode(&header, &open.records);
+        let head_bytes = area.len() as u64;
+        let place = Place {
+            at: s.next,
+            bytes: head_bytes + u64::from(open.data_blocks) * BLOCK_BYTES,
+            data_offset_bytes: header.offset_bytes + head_bytes,
+            data_blocks: open.data_blocks,
+            crc,
+            previous_crc: s.last_crc,
+        };
+        assert!(place.bytes <= open.charge_bytes, "a segment takes at most what its records were charged");
+        let mut bufs: IoBufs = std::iter::once(IoBuf::Owned(area)).collect();
+        bufs.extend(open.segment.buffers().into_iter().map(|b| {
+            let all = 0..b.len();
+            IoBuf::Shared(b, all)
+        }));
+        open.segment.seal(place);
+        s.sealed(&open.segment, place);
+        (open.segment, bufs)
+    }
+    fn send(&self, segment: Rc<Segment>, bufs: IoBufs) {
+        let place = segment.place();
+        count(&self.0.counts.segments, 1);
+        count(&self.0.counts.segment_bytes, place.bytes);
+        let log = self.clone();
+        self.0.executor.spawn(async move {
+            let offset_bytes = log.0.ring.device_offset(place.at);
+            let result = log.0.device.write_bufs(offset_bytes, bufs).await;
+            log.write_ended(segment, result);
+        });
+    }
+    fn write_ended(&self, segment: Rc<Segment>, result: Result<()>) {
+        if let Err(e) = result {
+            return self.poison(&e);
+        }
+        let (reached, wakers) = {
+            let mut s = self.0.state.borrow_mut();
+            if s.failure.is_some() {
+                return;
+            }
+            segment.set_written();
+            let reached = s.land(&segment);
+            (reached, s.grant())
+        };
+        // A flight's own handle is not a reader's: it must be gone before a trim looks.
+        drop(segment);
+        if let Some(seq) = reached {
+            self.0.written.advance(seq);
+        }
+        for waker in wakers {
+            waker.wake();
+        }
+        self.pump(false);
+    }
+}
+
+impl State {
+    /// The segment to send now, if any: see [`Log::pump`].
+    fn take_next_to_send(&mut self, idle: bool) -> Option<Open> {
+        let window_open = self.next.since(self.durable_end) <= self.ring.unflushed_bytes_max;
+        if self.failure.is_some() || self.flying.len() >= SEGMENTS_IN_FLIGHT_MAX || !window_open {
+            return None;
+        }
+        if let Some(open) = self.full.pop_front() {
+            return Some(open);
+        }
+        if self.urgent || (idle && self.flying.is_empty()) {
+            self.urgent = false;
+            return self.open.take();
+        }
+        None
+    }
+    /// `segment` has its place: the ring moves on.
+    fn sealed(&mut self, segment: &Rc<Segment>, place: Place) {
+        self.next = self.ring.start_after(place.end());
+        assert!(self.next.since(self.tail) <= self.ring.bytes, "the head never passes the tail");
+        self.last_crc = place.crc;
+        self.flying_bytes += place.bytes;
+        self.flying.push_back(Flight { segment: Rc::clone(segment), ended: false });
+        self.live.push_back(Rc::clone(segment));
+    }
+    /// The write of `segment` has ended; the highest segment written with all before it, if that is news.
+    fn land(&mut self, segment: &Rc<Segment>) -> Option<SegmentSeq> {
+        let flight = self.flying.iter_mut().find(|f| Rc::ptr_eq(&f.segment, segment));
+        flight.expect("a segment ends while it is in flight").ended = true;
+        let mut reached = None;
+        while self.flying.front().is_some_and(|f| f.ended) {
+            let flight = self.flying.pop_front().expect("just seen");
+            let place = flight.segment.place();
+            self.flying_bytes -= place.bytes;
+            self.written_end = self.ring.start_after(place.end());
+            reached = Some(flight.segment.seq());
+        }
+        reached
+    }
+}
