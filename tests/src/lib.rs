@@ -2,6 +2,8 @@
 //! `tests/tidy.rs` holds the tree to. One file per law under `tests/tests/`.
 
 pub mod guest;
+pub mod front_end;
+pub mod ram_disk;
 pub mod tidy;
 
 use std::io::Write;

@@ -191,12 +191,13 @@ impl Ring {
         }
     }
     fn try_take(&mut self) -> Result<Next> {
-        let Some(head) = self.pop_head()? else { return Ok(Next::Empty) };
-        let parsed = parse(&self.memory, self.queue.desc_table(), self.queue.size(), head, &self.device)
-            .map_err(|what| self.fault(what))?;
+        let parsed = self.pop();
+        // What was read from memory that went away is nothing to complain about.
         if self.memory.is_hurt() || self.inflight.as_ref().is_some_and(InflightQueue::is_hurt) {
             return Err(self.fault("memory that went away"));
         }
+        let Some(parsed) = parsed? else { return Ok(Next::Empty) };
+        self.in_flight += 1;
         Ok(match parsed {
             Parsed::Request(request) => Next::Request(request),
             Parsed::Answer(reply, status) => {
@@ -204,6 +205,12 @@ impl Ring {
                 Next::Answered
             }
         })
+    }
+    fn pop(&mut self) -> Result<Option<Parsed>> {
+        let Some(head) = self.pop_head()? else { return Ok(None) };
+        parse(&self.memory, self.queue.desc_table(), self.queue.size(), head, &self.device)
+            .map(Some)
+            .map_err(|what| self.fault(what))
     }
     fn pop_head(&mut self) -> Result<Option<u16>> {
         let fresh = self.left_behind.is_empty();
@@ -225,7 +232,6 @@ impl Ring {
         if std::mem::replace(&mut self.taken[head as usize], true) {
             return Err(self.fault(format!("descriptor {head}, which is still in flight")));
         }
-        self.in_flight += 1;
         if fresh && let Some(area) = &mut self.inflight {
             area.taken(head);
         }
