@@ -38,8 +38,13 @@ tidy: ## Import table, paths in documents, unsafe list, file names; prints the l
 .PHONY: test
 test: setup check ## Everything: set-up, check, unit, property, simulation slice, sockets, guests (30 min at most)
 	@mkdir -p target && rm -f "$$PARALLAX_SKIPPED" && touch "$$PARALLAX_SKIPPED"
-	cargo build --workspace --bins
+	cargo build --workspace --bins $(TEST_FEATURES)
 	set +e; cargo test --workspace $(TEST_FEATURES) --no-fail-fast 2>&1 | tee target/test.log; status=$${PIPESTATUS[0]}; tests/summary.sh target/test.log "$$PARALLAX_SKIPPED" $$status
+
+.PHONY: demo
+demo: setup ## The main job, told as it happens: guests on snapshotted, cloned disks, a killed daemon (5 min after the build)
+	cargo build --release --workspace --bins
+	target/release/qemu-harness demo
 
 .PHONY: bench
 bench: ## Measure: each question of benches/benches, rows to benches/runs (clean tree only; QUESTION=name for one)
