@@ -8,6 +8,7 @@
 pub mod buffer;
 pub mod clock;
 pub mod device;
+pub mod engine;
 pub mod error;
 pub mod executor;
 pub mod format;
@@ -19,5 +20,6 @@ pub mod sim;
 pub mod store;
 pub mod tree;
 pub mod units;
+pub mod vdi;
 
 pub use error::{Error, ErrorKind, Result};

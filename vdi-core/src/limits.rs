@@ -48,6 +48,8 @@ pub const LOG_BYTES_DEFAULT: u64 = 1 << 30;
 pub const REQUEST_BYTES_MAX: usize = 4 << 20;
 /// Epochs of one VDI that are not checkpointed yet.
 pub const OPEN_EPOCHS_MAX: u64 = 1024;
+/// Versions in one VDI's overlay: about 100 bytes each.
+pub const OVERLAY_VERSIONS_MAX: usize = 1 << 20;
 /// Largest single device write of a checkpoint, bytes.
 pub const CHECKPOINT_WRITE_BYTES_MAX: usize = 1 << 20;
 /// Bytes of checkpoint writes in flight at once.

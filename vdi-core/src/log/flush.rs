@@ -41,7 +41,15 @@ impl Log {
         count(&self.0.counts.flushes, 1);
         let log = self.clone();
         self.0.executor.spawn(async move {
-            let result = log.0.device.flush().await;
+            let barrier = log.0.barrier.borrow().clone();
+            let placed = match barrier {
+                Some(barrier) => barrier().await,
+                None => Ok(()),
+            };
+            let result = match placed {
+                Ok(()) => log.0.device.flush().await,
+                Err(e) => Err(e),
+            };
             log.flush_ended(written, end, result);
         });
         true

@@ -50,7 +50,7 @@ use std::rc::Rc;
 use crate::buffer::AlignedBuf;
 use crate::device::DeviceHandle;
 use crate::error::{Error, ErrorKind, Result};
-use crate::executor::{Executor, TaskLock};
+use crate::executor::{Executor, LocalFuture, TaskLock};
 use crate::format::log_head::LogHead;
 use crate::units::{BLOCK_SIZE, Incarnation, SegmentSeq, Uuid};
 
@@ -83,7 +83,11 @@ struct Inner {
     /// Held while the head is being written.
     head_lock: TaskLock,
     counts: Counts,
+    barrier: RefCell<Option<Barrier>>,
 }
+
+/// Makes durable what records name outside the log; called before each flush of the log.
+pub type Barrier = Rc<dyn Fn() -> LocalFuture<'static, Result<()>>>;
 
 #[derive(Default)]
 struct Counts {
@@ -169,6 +173,11 @@ impl Log {
     #[must_use]
     pub fn tail(&self) -> SegmentSeq {
         self.0.state.borrow().tail_seq()
+    }
+    /// From now on each flush of the log first awaits `barrier`, which makes durable the out-of-line data
+    /// that records appended so far name: a durable record never names data in a volatile cache.
+    pub fn set_barrier(&self, barrier: Barrier) {
+        *self.0.barrier.borrow_mut() = Some(barrier);
     }
     /// What the log is doing.
     #[must_use]

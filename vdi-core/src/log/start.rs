@@ -88,6 +88,7 @@ impl Scan {
             head: RefCell::new(head),
             head_lock: TaskLock::default(),
             counts: Counts::default(),
+            barrier: RefCell::default(),
         }))
     }
 }

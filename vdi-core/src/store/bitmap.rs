@@ -64,6 +64,10 @@ impl Bitmaps {
     pub fn owns(&self, number: ExtentNumber) -> bool {
         self.extents.contains_key(&number)
     }
+    /// A copy of all bitmaps.
+    pub fn all(&self) -> Vec<(ExtentNumber, Vec<RegionBits>)> {
+        self.extents.iter().map(|(n, e)| (*n, e.regions.clone())).collect()
+    }
     pub fn used_bits(&self, number: ExtentNumber) -> Option<&[RegionBits]> {
         self.extents.get(&number).map(|e| e.regions.as_slice())
     }

@@ -10,6 +10,7 @@
 //! - the two slots of a record are never both unflushed.
 
 mod bitmap;
+mod census;
 mod claims;
 mod create;
 mod host;

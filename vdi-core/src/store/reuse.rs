@@ -43,6 +43,9 @@ pub(super) struct Quarantine {
 }
 
 impl Quarantine {
+    pub fn runs(&self) -> Vec<Run> {
+        self.batches.iter().flat_map(|b| b.runs.iter().copied()).collect()
+    }
     fn release(&mut self, log_trimmed_before: SegmentSeq) -> Released {
         let mut runs = Vec::new();
         while let Some(b) = self.batches.front() {

@@ -25,7 +25,7 @@ use crate::units::{BLOCK_SIZE, BlockAddr, Epoch, VdiId};
 const SLACK_RECORDS: u64 = 256;
 
 /// A snapshot list and where it lies.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct SnapshotLog {
     vdi: VdiId,
     head: SnapshotLogHead,

@@ -1,0 +1,192 @@
+//! When to checkpoint, and one round of it over all VDIs.
+
+use std::future::Future;
+use std::pin::pin;
+use std::task::Poll;
+
+use super::Engine;
+use crate::error::{Error, ErrorKind, Result};
+use crate::log::VdiGeneration;
+use crate::store::reuse::runs_of;
+use crate::units::SegmentSeq;
+use crate::vdi::Vdi;
+use crate::vdi::checkpoint::Prepared;
+
+/// Rounds that may fail one after the other before the VDIs concerned take no more writes.
+const FAILED_ROUNDS_MAX: u32 = 3;
+/// Pause after a failed round, ns.
+const RETRY_NS: u64 = 500_000_000;
+
+impl Engine {
+    /// The background task: checkpoints on request (log space, a writer short of credit) and by age.
+    pub(super) async fn checkpoint_for_ever(self) {
+        loop {
+            self.wait_until_due().await;
+            if self.0.closing.get() {
+                return;
+            }
+            let result = self.checkpoint_round().await;
+            if result.is_err() {
+                self.0.env.executor.sleep(RETRY_NS).await;
+            }
+        }
+    }
+    async fn wait_until_due(&self) {
+        let shared = &self.0.shared;
+        let executor = &self.0.env.executor;
+        let mut deadline = None;
+        loop {
+            let wake = shared.pressure.wait();
+            if self.0.closing.get() || shared.pressure.take() {
+                return;
+            }
+            if deadline.is_none() && shared.pressure.dirty.get() {
+                deadline = Some(executor.now_ns() + self.0.options.checkpoint_age_ns);
+            }
+            match deadline {
+                None => wake.await,
+                Some(ns) if executor.now_ns() >= ns => return,
+                Some(ns) => either(wake, executor.sleep_until(ns)).await,
+            }
+        }
+    }
+    /// One round: everything appended before this call is in the trees when it returns.
+    pub(super) async fn checkpoint_round(&self) -> Result<()> {
+        let _round = self.0.round.lock().await;
+        let pressure = &self.0.shared.pressure;
+        pressure.running.set(true);
+        pressure.dirty.set(false);
+        let result = self.round().await;
+        pressure.running.set(false);
+        pressure.count.set(pressure.count.get() + 1);
+        pressure.ended.notify();
+        match &result {
+            Ok(()) => self.0.failed_rounds.set(0),
+            Err(e) => self.round_failed(e),
+        }
+        result
+    }
+    fn round_failed(&self, e: &Error) {
+        self.0.failed_rounds.set(self.0.failed_rounds.get() + 1);
+        let mut stats = self.0.stats.get();
+        stats.failures += 1;
+        self.0.stats.set(stats);
+        self.0.shared.pressure.dirty.set(true);
+        if self.0.failed_rounds.get() >= FAILED_ROUNDS_MAX && e.kind() != ErrorKind::NoSpace {
+            for vdi in self.0.vdis.borrow().values().filter(|v| v.oldest_segment().is_some()) {
+                vdi.hold(e.duplicate());
+            }
+        }
+    }
+    async fn round(&self) -> Result<()> {
+        let shared = &self.0.shared;
+        let started = self.0.env.clock.now_ns();
+        let vdis: Vec<Vdi> = self.0.vdis.borrow().values().cloned().collect();
+        let mut turns = Vec::with_capacity(vdis.len());
+        for v in &vdis {
+            turns.push(v.lock_turn().await);
+        }
+        let through = shared.log.newest();
+        let cuts: Vec<_> = vdis.iter().map(|v| (v, v.cut(through))).collect();
+        let mut prepared: Vec<(&Vdi, Prepared)> = Vec::new();
+        let mut problem = None;
+        for (vdi, cut) in cuts {
+            let Some(cut) = cut else { continue };
+            match vdi.apply(cut).await {
+                Ok(p) => prepared.push((vdi, p)),
+                Err((cut, e)) => {
+                    vdi.uncut(cut);
+                    if e.kind() == ErrorKind::Corrupt {
+                        // One bad disk: held, and its neighbours go on.
+                        vdi.hold(e);
+                    } else {
+                        problem.get_or_insert(e);
+                    }
+                }
+            }
+        }
+        let blocks = self.make_durable(&prepared).await;
+        let blocks = match blocks {
+            Ok(()) => self.publish(prepared),
+            Err(e) => {
+                for (vdi, p) in prepared {
+                    vdi.uncut(p.into_cut());
+                }
+                return Err(e);
+            }
+        };
+        let mut stats = self.0.stats.get();
+        stats.rounds += 1;
+        stats.freed_blocks += blocks;
+        stats.last_ns = self.0.env.clock.now_ns() - started;
+        stats.longest_ns = stats.longest_ns.max(stats.last_ns);
+        self.0.stats.set(stats);
+        drop(turns);
+        self.trim(&vdis, through).await?;
+        problem.map_or(Ok(()), Err)
+    }
+    async fn make_durable(&self, prepared: &[(&Vdi, Prepared)]) -> Result<()> {
+        let shared = &self.0.shared;
+        shared.store.write_host_record().await?;
+        shared.store.write_dirty_bitmaps().await?;
+        shared.log.flush().await?;
+        shared.store.flush().await?;
+        if prepared.is_empty() {
+            return Ok(());
+        }
+        for (vdi, p) in prepared {
+            vdi.write_record(p).await?;
+        }
+        shared.store.flush().await
+    }
+    fn publish(&self, prepared: Vec<(&Vdi, Prepared)>) -> u64 {
+        let shared = &self.0.shared;
+        let mut freed = Vec::new();
+        let mut remembered = self.0.remembered.borrow_mut();
+        for (vdi, p) in prepared {
+            freed.extend(vdi.publish(p));
+            remembered.insert(vdi.id(), (vdi.record().lease_epoch, vdi.record().generation));
+        }
+        let blocks = freed.len() as u64;
+        let runs = runs_of(freed, shared.store.geometry().extent_blocks());
+        // Any record appended so far may name them.
+        shared.store.quarantine(runs, shared.log.newest());
+        blocks
+    }
+    /// Forget the part of the log that every VDI has in its tree, and hand out what that makes reusable.
+    async fn trim(&self, vdis: &[Vdi], through: SegmentSeq) -> Result<()> {
+        let shared = &self.0.shared;
+        let oldest = vdis.iter().filter_map(Vdi::oldest_segment).min();
+        let before = oldest.unwrap_or(SegmentSeq(through.0 + 1)).min(SegmentSeq(through.0 + 1));
+        let generations: Vec<VdiGeneration> = {
+            let remembered = self.0.remembered.borrow();
+            remembered
+                .iter()
+                .map(|(vdi, (lease_epoch, generation))| VdiGeneration {
+                    vdi: *vdi,
+                    lease_epoch: *lease_epoch,
+                    generation: *generation,
+                })
+                .collect()
+        };
+        shared.log.trim(before, &generations).await?;
+        let released = shared.store.release(shared.log.tail());
+        for run in released.runs() {
+            for i in 0..run.blocks {
+                shared.cache.forget(run.start.plus(u64::from(i)));
+            }
+        }
+        shared.store.give_back(released);
+        Ok(())
+    }
+}
+
+/// Resolves when the first of two futures does.
+async fn either(a: impl Future<Output = ()>, b: impl Future<Output = ()>) {
+    let (mut a, mut b) = (pin!(a), pin!(b));
+    std::future::poll_fn(|cx| match (a.as_mut().poll(cx), b.as_mut().poll(cx)) {
+        (Poll::Pending, Poll::Pending) => Poll::Pending,
+        _ => Poll::Ready(()),
+    })
+    .await;
+}

@@ -1,0 +1,95 @@
+//! Collection: what no root reaches becomes free. Checkpoints, resizes and out-of-line writes wait while
+//! the mark runs, so nothing is allocated or freed under it; guests go on as long as the log has room.
+
+use super::Engine;
+use crate::error::Result;
+use crate::gc::{Mark, sweep};
+use crate::store::Run;
+use crate::units::BLOCK_BYTES;
+use crate::vdi::Vdi;
+
+/// What a collection found, or would free.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Collected {
+    /// Bytes that no VDI, snapshot or log record reaches.
+    pub dead_bytes: u64,
+    /// Bytes that live on.
+    pub live_bytes: u64,
+    /// VDIs and snapshots whose trees were marked.
+    pub roots: u64,
+    /// How long the mark took, ns.
+    pub ns: u64,
+}
+
+impl Engine {
+    /// Mark from all roots, then free what was not reached; with `dry_run` only say how much that is.
+    ///
+    /// # Errors
+    /// `Corrupt` when a tree cannot be read in full: what it might reach is unknown, so nothing is freed.
+    pub async fn collect(&self, dry_run: bool) -> Result<Collected> {
+        self.checkpoint_round().await?;
+        let started = self.0.env.clock.now_ns();
+        let collected = {
+            let _round = self.0.round.lock().await;
+            let _registry = self.store().lock_registry().await;
+            let mut vdis = Vec::new();
+            for entry in self.store().vdis() {
+                let vdi = self.open_entry(&entry).await;
+                vdis.push(vdi.map_err(|e| e.context("collect needs every VDI"))?);
+            }
+            let mut turns = Vec::new();
+            for v in &vdis {
+                turns.push(v.lock_turn().await);
+            }
+            let _pause = self.0.shared.placing.pause().await;
+            self.mark_and_sweep(&vdis, dry_run).await?
+        };
+        self.0.reclaimable_bytes.set(Some(if dry_run { collected.dead_bytes } else { 0 }));
+        if !dry_run {
+            // What was swept leaves the quarantine with the next trim.
+            self.checkpoint_round().await?;
+        }
+        Ok(Collected { ns: self.0.env.clock.now_ns() - started, ..collected })
+    }
+    async fn mark_and_sweep(&self, vdis: &[Vdi], dry_run: bool) -> Result<Collected> {
+        let store = self.store();
+        let extents = store.owned_bitmaps();
+        let mut mark = Mark::new(store.geometry(), store.superblock().extents);
+        // All of this is one moment: after the first await an overlay may replace what it held.
+        let kept = store.untouchable().into_iter().chain(vdis.iter().flat_map(Vdi::blocks_without_root));
+        for run in kept {
+            mark.keep(run)?;
+        }
+        let mut roots = 0;
+        for vdi in vdis {
+            for root in vdi.roots() {
+                roots += 1;
+                mark.root(&self.0.shared.cache, &root)
+                    .await
+                    .map_err(|e| e.context(format!("collect: VDI '{}'", vdi.name())))?;
+            }
+        }
+        let mut dead: Vec<Run> = Vec::new();
+        for (number, used) in &extents {
+            dead.extend(sweep(store.geometry(), *number, used, mark.reached()));
+        }
+        let dead_bytes = dead.iter().map(|r| u64::from(r.blocks)).sum::<u64>() * BLOCK_BYTES;
+        if !dry_run {
+            store.quarantine(dead, self.0.shared.log.newest());
+        }
+        let live_bytes = mark.reached().len() * BLOCK_BYTES;
+        Ok(Collected { dead_bytes, live_bytes, roots, ns: 0 })
+    }
+    /// Something was deleted: how much a collection would free is to be found out anew.
+    pub(super) fn reclaimable_changed(&self) {
+        self.0.reclaimable_bytes.set(None);
+    }
+    /// Bytes that a collection would free. Marks all trees when something was deleted since the last time;
+    /// None when they cannot all be read.
+    pub async fn reclaimable_bytes(&self) -> Option<u64> {
+        if self.0.reclaimable_bytes.get().is_none() {
+            self.collect(true).await.ok()?;
+        }
+        self.0.reclaimable_bytes.get()
+    }
+}

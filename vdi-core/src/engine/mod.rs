@@ -1,0 +1,145 @@
+//! One shard's world: its store, log, node cache and open VDIs. It recovers, orders checkpoints, trims
+//! the log, applies back-pressure, and creates, clones and deletes VDIs. It knows nothing of vhost,
+//! threads, command lines or HTTP.
+//!
+//! Order of a checkpoint, and why: data, nodes and the host record are written, then store and log are
+//! flushed, then the VDI records are written and flushed, then the log is trimmed. So a record never
+//! names what a power loss can take, never claims more of the log than is durable, and nothing the log
+//! alone holds is forgotten.
+
+mod checkpoint;
+mod clone;
+mod collect;
+mod lifecycle;
+mod open;
+mod options;
+mod snapshots;
+mod status;
+
+use std::cell::{Cell, RefCell};
+use std::collections::BTreeMap;
+use std::os::fd::RawFd;
+use std::rc::Rc;
+
+use crate::clock::Clock;
+use crate::error::{Error, ErrorKind, Result};
+use crate::executor::{Executor, TaskLock};
+use crate::store::Store;
+use crate::units::{Generation, Uuid, VdiId};
+use crate::vdi::{Shared, Vdi};
+
+pub use clone::TreeVdi;
+pub use collect::Collected;
+pub use options::{EngineOptions, FormatOptions};
+pub use status::{CheckpointStats, Status, VdiInfo};
+
+/// What the engine gets from outside.
+#[derive(Clone)]
+pub struct Env {
+    /// Runs every task; whoever drives it calls [`Engine::poll`] and [`Engine::kick`].
+    pub executor: Executor,
+    /// Boot time for decisions, wall time for people.
+    pub clock: Rc<dyn Clock>,
+    /// Random bits for identities.
+    pub entropy: Rc<dyn Fn() -> u64>,
+}
+
+impl Env {
+    /// 128 random bits, never zero.
+    #[must_use]
+    pub fn uuid(&self) -> Uuid {
+        let (a, b) = ((self.entropy)(), (self.entropy)());
+        Uuid(((u128::from(a) << 64) | u128::from(b)).max(1))
+    }
+}
+
+/// Handle on an open engine; clones share it.
+#[derive(Clone)]
+pub struct Engine(Rc<Inner>);
+
+struct Inner {
+    env: Env,
+    shared: Rc<Shared>,
+    options: EngineOptions,
+    vdis: RefCell<BTreeMap<VdiId, Vdi>>,
+    opening: TaskLock,
+    /// Held during a checkpoint round or a collection.
+    round: TaskLock,
+    /// Least (lease epoch, generation) each VDI's record must have, from the log's head.
+    remembered: RefCell<BTreeMap<VdiId, (u64, Generation)>>,
+    failed_rounds: Cell<u32>,
+    stats: Cell<CheckpointStats>,
+    closing: Cell<bool>,
+    recovery: Cell<Recovery>,
+    /// What the last mark found dead; None when something was deleted since.
+    reclaimable_bytes: Cell<Option<u64>>,
+}
+
+/// What the last recovery did.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Recovery {
+    /// Segments found in the log.
+    pub segments: u64,
+    /// Records put back into overlays.
+    pub records: u64,
+    /// Findings in the log that name corruption.
+    pub findings: u64,
+    /// How long it took, ns.
+    pub ns: u64,
+}
+
+impl Engine {
+    /// Deliver what the devices have done; true when there was something.
+    pub fn poll(&self) -> bool {
+        let store = self.0.shared.store.device().poll();
+        self.0.shared.log.device().poll() | store
+    }
+    /// Call when no task can go on: sends what the log has collected.
+    pub fn kick(&self) {
+        self.0.shared.log.kick();
+    }
+    /// File descriptors that become readable when [`Engine::poll`] has something to do.
+    #[must_use]
+    pub fn fds(&self) -> Vec<RawFd> {
+        let mut fds = Vec::new();
+        self.0.shared.store.device().fds(&mut fds);
+        self.0.shared.log.device().fds(&mut fds);
+        fds
+    }
+    /// The store under the engine.
+    #[must_use]
+    pub fn store(&self) -> &Store {
+        &self.0.shared.store
+    }
+    /// What the VDIs of this shard share.
+    #[must_use]
+    pub fn shared(&self) -> &Rc<Shared> {
+        &self.0.shared
+    }
+    /// The VDI called `name`, opened if it is not yet.
+    pub async fn open_vdi(&self, name: &str) -> Result<Vdi> {
+        let entry = self.store().find_vdi(name).ok_or_else(|| no_vdi(name))?;
+        self.open_entry(&entry).await
+    }
+    /// Checkpoint everything that is there now.
+    pub async fn checkpoint(&self) -> Result<()> {
+        self.checkpoint_round().await
+    }
+    /// Checkpoint everything and stop the background work. Nothing may be in flight.
+    pub async fn close(&self) -> Result<()> {
+        self.0.closing.set(true);
+        self.0.shared.pressure.request();
+        self.checkpoint_round().await
+    }
+}
+
+fn no_vdi(name: &str) -> Error {
+    Error::new(
+        ErrorKind::NotFound,
+        format!("there is no VDI named '{name}'"),
+        "list the VDIs with 'parallax ls'; make one with 'parallax create'",
+    )
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,59 @@
+//! Choices at format and at open.
+
+use crate::device::DeviceHandle;
+use crate::error::Result;
+use crate::store::{CreateOptions, Store};
+use crate::units::Uuid;
+
+use super::{Engine, Env};
+
+/// Choices at format.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct FormatOptions {
+    /// log2 of blocks per extent; None chooses by the store's size.
+    pub extent_bits: Option<u32>,
+    /// Most VDIs; None chooses by the store's size.
+    pub vdis_max: Option<u32>,
+    /// Destroy a store that is there already.
+    pub force: bool,
+}
+
+/// Choices at open. Every cache has its bound here.
+#[derive(Clone, Copy, Debug)]
+pub struct EngineOptions {
+    /// Bytes of tree nodes in memory.
+    pub cache_bytes: usize,
+    /// Bytes of log data in memory.
+    pub staging_bytes: usize,
+    /// Writes of at least this many bytes go once to their final place.
+    pub out_of_line_bytes: usize,
+    /// Oldest that something may be before it is checkpointed, ns.
+    pub checkpoint_age_ns: u64,
+    /// Give up a log that is missing or is not the store's, with all it holds.
+    pub discard_log: bool,
+}
+
+impl Default for EngineOptions {
+    fn default() -> Self {
+        EngineOptions {
+            cache_bytes: 256 << 20,
+            staging_bytes: 256 << 20,
+            out_of_line_bytes: 64 << 10,
+            checkpoint_age_ns: 10_000_000_000,
+            discard_log: false,
+        }
+    }
+}
+
+impl Engine {
+    /// Make an empty store on `store`; returns its UUID.
+    pub async fn format(env: Env, store: DeviceHandle, options: FormatOptions) -> Result<Uuid> {
+        let create = CreateOptions {
+            extent_bits: options.extent_bits,
+            vdis_max: options.vdis_max,
+            force: options.force,
+        };
+        let sb = Store::create(&store, env.uuid(), env.uuid(), env.clock.wall_ns(), create).await?;
+        Ok(sb.uuid)
+    }
+}

@@ -1,0 +1,155 @@
+//! What the engine tells about itself.
+
+use super::{Engine, Recovery, no_vdi};
+use crate::error::Result;
+use crate::format::registry::RegistryEntry;
+use crate::store::SpaceReport;
+use crate::units::{BLOCK_BYTES, Epoch, Uuid, VdiId};
+use crate::vdi::Vdi;
+
+/// A VDI as a list shows it.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct VdiInfo {
+    /// Its identity.
+    pub id: VdiId,
+    /// Its name.
+    pub name: String,
+    /// Its size.
+    pub size_bytes: u64,
+    /// Bytes of data its tree maps, shared ones included.
+    pub mapped_bytes: u64,
+    /// Current epoch.
+    pub epoch: Epoch,
+    /// How many snapshots it has.
+    pub snapshots: usize,
+    /// The VDI and snapshot it was cloned from.
+    pub parent: Option<(VdiId, Epoch)>,
+    /// When it was created, wall clock ns.
+    pub created_ns: u64,
+    /// Why it takes no writes, if so.
+    pub held: Option<String>,
+}
+
+impl VdiInfo {
+    pub(super) fn of(entry: &RegistryEntry, vdi: &Vdi) -> VdiInfo {
+        let record = vdi.record();
+        VdiInfo {
+            id: entry.id,
+            name: entry.name.clone(),
+            size_bytes: vdi.size_bytes(),
+            mapped_bytes: record.data_blocks * BLOCK_BYTES,
+            epoch: vdi.epoch(),
+            snapshots: vdi.snapshots().len(),
+            parent: record.parent,
+            created_ns: entry.created_ns,
+            held: vdi.held().map(|e| e.message().to_owned()),
+        }
+    }
+    pub(super) fn unreadable(entry: &RegistryEntry) -> VdiInfo {
+        VdiInfo {
+            id: entry.id,
+            name: entry.name.clone(),
+            size_bytes: 0,
+            mapped_bytes: 0,
+            epoch: Epoch(0),
+            snapshots: 0,
+            parent: None,
+            created_ns: entry.created_ns,
+            held: Some("its record cannot be read; run 'parallax check'".to_owned()),
+        }
+    }
+}
+
+/// Checkpoints since start.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct CheckpointStats {
+    /// Rounds that ended well.
+    pub rounds: u64,
+    /// Rounds that failed.
+    pub failures: u64,
+    /// Blocks freed by them.
+    pub freed_blocks: u64,
+    /// Duration of the last one, ns.
+    pub last_ns: u64,
+    /// Longest so far, ns.
+    pub longest_ns: u64,
+}
+
+/// The state of the engine.
+#[derive(Clone, Debug)]
+pub struct Status {
+    /// Identity of the store.
+    pub store: Uuid,
+    /// Device or path of the store, and how I/O is done.
+    pub store_device: (String, String),
+    /// Identity of the log.
+    pub log: Uuid,
+    /// Device or path of the log, and how I/O is done.
+    pub log_device: (String, String),
+    /// Bytes of an extent.
+    pub extent_bytes: u64,
+    /// Room in the store.
+    pub space: SpaceReport,
+    /// What the log is doing.
+    pub log_stats: crate::log::Stats,
+    /// Lookups of tree nodes answered from memory, and not.
+    pub cache_hits: u64,
+    /// See `cache_hits`.
+    pub cache_misses: u64,
+    /// Log data in memory, bytes.
+    pub staging_bytes: u64,
+    /// Checkpoints.
+    pub checkpoints: CheckpointStats,
+    /// VDIs in the registry.
+    pub vdis: usize,
+    /// VDIs that take no writes, with the reason.
+    pub held: Vec<(String, String)>,
+    /// Damage found at open and worked around.
+    pub warnings: Vec<String>,
+    /// What the last recovery did.
+    pub recovery: Recovery,
+}
+
+impl Engine {
+    /// Every VDI, by name.
+    pub async fn list(&self) -> Result<Vec<VdiInfo>> {
+        let mut out = Vec::new();
+        for entry in self.store().vdis() {
+            out.push(match self.open_entry(&entry).await {
+                Ok(vdi) => VdiInfo::of(&entry, &vdi),
+                Err(_) => VdiInfo::unreadable(&entry),
+            });
+        }
+        Ok(out)
+    }
+    /// One VDI.
+    pub async fn show(&self, name: &str) -> Result<VdiInfo> {
+        let entry = self.store().find_vdi(name).ok_or_else(|| no_vdi(name))?;
+        let vdi = self.open_entry(&entry).await?;
+        Ok(VdiInfo::of(&entry, &vdi))
+    }
+    /// The state of the engine.
+    #[must_use]
+    pub fn status(&self) -> Status {
+        let shared = &self.0.shared;
+        let named = |d: &crate::device::DeviceHandle| (d.info().name.clone(), d.info().mode.clone());
+        let vdis = self.0.vdis.borrow();
+        Status {
+            store: shared.store.uuid(),
+            store_device: named(shared.store.device()),
+            log: shared.log.uuid(),
+            log_device: named(shared.log.device()),
+            extent_bytes: shared.store.geometry().extent_bytes(),
+            space: shared.store.space(),
+            log_stats: shared.log.stats(),
+            cache_hits: shared.cache.hits(),
+            cache_misses: shared.cache.misses(),
+            staging_bytes: shared.staging.bytes() as u64,
+            checkpoints: self.0.stats.get(),
+            vdis: shared.store.vdis().len(),
+            held: vdis.values().filter_map(|v| Some((v.name(), v.held()?.message().to_owned()))).collect(),
+            warnings: shared.store.warnings(),
+            recovery: self.0.recovery.get(),
+        }
+    }
+}

@@ -1,0 +1,377 @@
+use std::cell::RefCell;
+use std::rc::Rc;
+
+use super::*;
+use crate::buffer::{GuestBufs, HostMemory};
+use crate::clock::ManualClock;
+use crate::device::DeviceHandle;
+use crate::device::memory::{Media, MemoryDevice};
+use crate::units::{Epoch, SECTOR_BYTES};
+use crate::vdi::Ack;
+
+const STORE_BYTES: u64 = 128 << 20;
+const LOG_BYTES: u64 = 48 << 20;
+const DISK: u64 = 256 << 20;
+
+/// A store and a log whose bytes survive a "kill".
+#[derive(Default)]
+struct World {
+    store: Media,
+    log: Media,
+}
+
+impl World {
+    fn formatted() -> World {
+        let w = World::default();
+        let store = w.store_device();
+        let devices = [store.clone()];
+        drive(&Executor::new(), None, &devices, async move {
+            Engine::format(env(&Executor::new()), store, FormatOptions::default()).await.unwrap()
+        });
+        w
+    }
+    fn store_device(&self) -> DeviceHandle {
+        DeviceHandle::new(Box::new(MemoryDevice::new("store", STORE_BYTES, self.store.clone())))
+    }
+    fn log_device(&self) -> DeviceHandle {
+        DeviceHandle::new(Box::new(MemoryDevice::new("log", LOG_BYTES, self.log.clone())))
+    }
+    /// Open, do, and kill: nothing is checkpointed unless `f` does it.
+    fn run<T: 'static, F: Future<Output = T> + 'static>(&self, f: impl FnOnce(Engine) -> F + 'static) -> T {
+        self.run_with(EngineOptions::default(), f)
+    }
+    fn run_with<T: 'static, F: Future<Output = T> + 'static>(
+        &self,
+        options: EngineOptions,
+        f: impl FnOnce(Engine) -> F + 'static,
+    ) -> T {
+        let executor = Executor::new();
+        let (store, log) = (self.store_device(), self.log_device());
+        let env = env(&executor);
+        let running: Rc<RefCell<Option<Engine>>> = Rc::default();
+        let slot = Rc::clone(&running);
+        let devices = [store.clone(), log.clone()];
+        let out = drive(&executor, Some(&running), &devices, async move {
+            let engine = Engine::open(env, store, log, options).await.unwrap();
+            *slot.borrow_mut() = Some(engine.clone());
+            f(engine).await
+        });
+        executor.abandon_all();
+        out
+    }
+}
+
+fn env(executor: &Executor) -> Env {
+    // Each run of a test must draw other identities, as restarts of a daemon do.
+    static SEED: std::sync::atomic::AtomicU64 = std::sync::atomic::AtomicU64::new(1);
+    let seed = SEED.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+    let state = std::cell::Cell::new(seed.wrapping_mul(0x9e37_79b9_7f4a_7c15));
+    let entropy = Rc::new(move || {
+        state.set(state.get().wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1));
+        state.get()
+    });
+    Env { executor: executor.clone(), clock: Rc::new(ManualClock::default()), entropy }
+}
+
+fn drive<T: 'static>(
+    executor: &Executor,
+    engine: Option<&Rc<RefCell<Option<Engine>>>>,
+    devices: &[DeviceHandle],
+    future: impl Future<Output = T> + 'static,
+) -> T {
+    let out = Rc::new(RefCell::new(None));
+    let slot = Rc::clone(&out);
+    executor.spawn(async move {
+        let v = future.await;
+        *slot.borrow_mut() = Some(v);
+    });
+    for idle in 0.. {
+        executor.run_until_stalled();
+        if let Some(v) = out.borrow_mut().take() {
+            return v;
+        }
+        if let Some(e) = engine.and_then(|e| e.borrow().clone()) {
+            e.kick();
+        }
+        executor.run_until_stalled();
+        let mut any = false;
+        for d in devices {
+            any |= d.poll();
+        }
+        if !any && idle % 100 == 99 {
+            // Only timers are left: let time pass.
+            let next = executor.next_timer_ns().expect("the task waits for something that will never come");
+            executor.advance_to(next);
+        }
+    }
+    unreachable!()
+}
+
+fn fill(tag: u8, bytes: usize) -> GuestBufs {
+    let data: Vec<u8> = (0..bytes).map(|i| tag ^ (i / 512) as u8 ^ (i % 7) as u8).collect();
+    HostMemory::copy_of(&data).into()
+}
+fn bytes_of(bufs: &GuestBufs) -> Vec<u8> {
+    let mut out = vec![0; bufs.len()];
+    bufs.copy_to(&mut out);
+    out
+}
+async fn read(vdi: &Vdi, sector: u64, bytes: usize) -> Vec<u8> {
+    let bufs: GuestBufs = HostMemory::slice(bytes).into();
+    vdi.read(sector, &bufs).await.unwrap();
+    bytes_of(&bufs)
+}
+async fn write(vdi: &Vdi, sector: u64, data: &GuestBufs) {
+    vdi.write(sector, data, Ack::WriteBack).await.unwrap();
+}
+
+/// (sector, bytes) of every shape: aligned, partial, across blocks, large, at the end.
+const SHAPES: [(u64, usize); 9] = [
+    (0, 4096),
+    (9, 512),
+    (17, 4096),
+    (100, 512 * 30),
+    (1 << 12, 64 << 10),
+    ((1 << 13) + 8, 1 << 20),
+    ((1 << 15) + 3, (1 << 20) + 1536),
+    (DISK / SECTOR_BYTES - 1, 512),
+    (DISK / SECTOR_BYTES - 64, 512 * 30),
+];
+
+#[test]
+fn writes_of_every_shape_read_back_now_after_a_kill_and_after_a_checkpoint() {
+    let w = World::formatted();
+    w.run(|e| async move {
+        e.create("web", DISK).await.unwrap();
+        let v = e.open_vdi("web").await.unwrap();
+        for (i, (sector, bytes)) in SHAPES.iter().enumerate() {
+            write(&v, *sector, &fill(i as u8, *bytes)).await;
+        }
+        verify_shapes(&v).await;
+    });
+    w.run(|e| async move {
+        assert!(e.status().recovery.records > 0);
+        let v = e.open_vdi("web").await.unwrap();
+        verify_shapes(&v).await;
+        e.checkpoint().await.unwrap();
+        assert_eq!(v.overlay_len(), 0);
+        verify_shapes(&v).await;
+        assert!(v.record().data_blocks > 0);
+    });
+    w.run(|e| async move {
+        assert_eq!(e.status().recovery.records, 0);
+        verify_shapes(&e.open_vdi("web").await.unwrap()).await;
+    });
+}
+
+async fn verify_shapes(v: &Vdi) {
+    let mut model = vec![0u8; DISK as usize];
+    for (i, (sector, bytes)) in SHAPES.iter().enumerate() {
+        let at = (*sector * SECTOR_BYTES) as usize;
+        model[at..at + bytes].copy_from_slice(&bytes_of(&fill(i as u8, *bytes)));
+    }
+    for (sector, bytes) in SHAPES {
+        let at = (sector * SECTOR_BYTES) as usize;
+        assert!(read(v, sector, bytes).await == model[at..at + bytes], "at sector {sector}");
+    }
+    let all = 4 << 20;
+    assert!(read(v, 0, all).await == model[..all]);
+}
+
+#[test]
+fn snapshots_and_clones_keep_what_was_there_and_roll_back_returns_to_it() {
+    let w = World::formatted();
+    w.run(|e| async move {
+        e.create("web", DISK).await.unwrap();
+        let v = e.open_vdi("web").await.unwrap();
+        write(&v, 0, &fill(1, 8192)).await;
+        let s1 = e.snapshot("web", Some("first")).await.unwrap();
+        let again = e.snapshot("web", None).await.unwrap();
+        assert_eq!((s1.epoch, again.epoch), (Epoch(1), Epoch(1)), "nothing written: a second name");
+        write(&v, 8, &fill(2, 4096)).await;
+        let s2 = e.snapshot("web", None).await.unwrap();
+        write(&v, 0, &fill(3, 4096)).await;
+        assert_eq!(s2.epoch, Epoch(2));
+    });
+    w.run(|e| async move {
+        assert_eq!(e.snapshots("web").await.unwrap().len(), 2);
+        for (epoch, name) in [(1, "one"), (2, "two")] {
+            e.clone_vdi("web", Some(Epoch(epoch)), name).await.unwrap();
+        }
+        let (one, two) = (e.open_vdi("one").await.unwrap(), e.open_vdi("two").await.unwrap());
+        assert_eq!(read(&one, 0, 8192).await, bytes_of(&fill(1, 8192)));
+        assert_eq!(read(&two, 8, 4096).await, bytes_of(&fill(2, 4096)));
+        write(&one, 0, &fill(9, 8192)).await;
+        e.checkpoint().await.unwrap();
+        let kept = e.rollback("web", Epoch(1)).await.unwrap();
+        let v = e.open_vdi("web").await.unwrap();
+        assert_eq!(read(&v, 0, 8192).await, bytes_of(&fill(1, 8192)));
+        e.clone_vdi("web", Some(kept.epoch), "before").await.unwrap();
+        let before = e.open_vdi("before").await.unwrap();
+        assert_eq!(read(&before, 0, 4096).await, bytes_of(&fill(3, 4096)));
+        write(&v, 16, &fill(4, 4096)).await;
+    });
+    w.run(|e| async move {
+        let one = e.open_vdi("one").await.unwrap();
+        assert_eq!(read(&one, 0, 8192).await, bytes_of(&fill(9, 8192)));
+        let v = e.open_vdi("web").await.unwrap();
+        assert_eq!(read(&v, 16, 4096).await, bytes_of(&fill(4, 4096)));
+        let tree = e.tree().await.unwrap();
+        assert_eq!(tree.iter().filter(|t| t.parent.is_some()).count(), 3);
+        let e2 = e.delete("web", false).await.unwrap_err();
+        assert_eq!(e2.kind(), ErrorKind::Busy);
+        e.delete("web", true).await.unwrap();
+        assert_eq!(read(&one, 0, 8192).await, bytes_of(&fill(9, 8192)));
+    });
+}
+
+#[test]
+fn discarded_and_overwritten_blocks_come_back_at_the_checkpoints_after() {
+    let w = World::formatted();
+    w.run(|e| async move {
+        e.create("web", DISK).await.unwrap();
+        let v = e.open_vdi("web").await.unwrap();
+        e.checkpoint().await.unwrap();
+        let free = e.status().space.free_bytes;
+        for round in 0..40u8 {
+            write(&v, 0, &fill(round, 1 << 20)).await;
+            write(&v, 5000, &fill(round, 16 << 10)).await;
+            e.checkpoint().await.unwrap();
+        }
+        v.discard(0, DISK / SECTOR_BYTES, Ack::WriteThrough).await.unwrap();
+        for _ in 0..3 {
+            e.checkpoint().await.unwrap();
+        }
+        assert_eq!(v.record().data_blocks, 0);
+        assert_eq!(e.status().space.free_bytes, free);
+        assert!(read(&v, 0, 1 << 20).await.iter().all(|b| *b == 0));
+    });
+}
+
+#[test]
+fn a_full_store_says_no_space_and_discards_make_room_again() {
+    let w = World::formatted();
+    w.run(|e| async move {
+        e.create("big", 1 << 30).await.unwrap();
+        let v = e.open_vdi("big").await.unwrap();
+        let mut at = 0;
+        let error = loop {
+            match v.write(at * 512, &fill(at as u8, 256 << 10), Ack::WriteBack).await {
+                Ok(()) => at += 1,
+                Err(e) => break e,
+            }
+        };
+        assert_eq!(error.kind(), ErrorKind::NoSpace);
+        assert!(at * (256 << 10) > STORE_BYTES * 3 / 4, "{at} writes");
+        assert_eq!(read(&v, 0, 256 << 10).await, bytes_of(&fill(0, 256 << 10)));
+        v.discard(0, at * 256, Ack::WriteThrough).await.unwrap();
+        e.checkpoint().await.unwrap();
+        e.checkpoint().await.unwrap();
+        write(&v, 0, &fill(7, 256 << 10)).await;
+    });
+}
+
+#[test]
+fn resize_grows_shrinks_only_with_force_and_shows_zeros_after() {
+    let w = World::formatted();
+    w.run(|e| async move {
+        e.create("web", 1 << 20).await.unwrap();
+        let v = e.open_vdi("web").await.unwrap();
+        write(&v, 0, &fill(1, 1 << 20)).await;
+        e.resize("web", 1 << 40, false).await.unwrap();
+        assert_eq!(v.size_bytes(), 1 << 40);
+        write(&v, (1 << 40) / 512 - 8, &fill(2, 4096)).await;
+        assert_eq!(read(&v, 0, 1 << 20).await, bytes_of(&fill(1, 1 << 20)));
+        assert_eq!(e.resize("web", 512 * 5, false).await.unwrap_err().kind(), ErrorKind::BadRequest);
+        e.resize("web", 512 * 5, true).await.unwrap();
+        e.resize("web", 1 << 40, false).await.unwrap();
+        let mut expected = bytes_of(&fill(1, 1 << 20));
+        expected[512 * 5..].fill(0);
+        assert_eq!(read(&v, 0, 1 << 20).await, expected);
+        assert!(read(&v, (1 << 40) / 512 - 8, 4096).await.iter().all(|b| *b == 0));
+        let too_large = e.create("huge", (1 << 52) + 512).await.unwrap_err();
+        assert_eq!(too_large.kind(), ErrorKind::TooLarge);
+        assert_eq!(e.create("none", 0).await.unwrap_err().kind(), ErrorKind::BadRequest);
+        assert_eq!(e.create("web", 512).await.unwrap_err().kind(), ErrorKind::Exists);
+    });
+}
+
+#[test]
+fn log_data_evicted_from_memory_is_read_from_the_log() {
+    let w = World::formatted();
+    let options = EngineOptions { staging_bytes: 64 << 10, ..EngineOptions::default() };
+    w.run_with(options, |e| async move {
+        e.create("web", DISK).await.unwrap();
+        let v = e.open_vdi("web").await.unwrap();
+        for i in 0..64 {
+            write(&v, i * 100, &fill(i as u8, 8192)).await;
+        }
+        assert!(e.status().staging_bytes <= 64 << 10);
+        for i in 0..64 {
+            assert_eq!(read(&v, i * 100, 8192).await, bytes_of(&fill(i as u8, 8192)));
+        }
+        e.checkpoint().await.unwrap();
+        for i in 0..64 {
+            assert_eq!(read(&v, i * 100, 8192).await, bytes_of(&fill(i as u8, 8192)));
+        }
+    });
+}
+
+#[test]
+fn a_log_ring_of_many_laps_needs_only_checkpoints() {
+    let w = World::formatted();
+    w.run(|e| async move {
+        e.create("web", DISK).await.unwrap();
+        let v = e.open_vdi("web").await.unwrap();
+        for i in 0..6000u64 {
+            write(&v, (i % 512) * 128, &fill(i as u8, 32 << 10)).await;
+        }
+        assert!(e.status().checkpoints.rounds > 1);
+        for i in 5900..6000u64 {
+            assert_eq!(read(&v, (i % 512) * 128, 32 << 10).await, bytes_of(&fill(i as u8, 32 << 10)));
+        }
+    });
+    w.run(|e| async move {
+        let v = e.open_vdi("web").await.unwrap();
+        assert_eq!(read(&v, (5999 % 512) * 128, 32 << 10).await, bytes_of(&fill(5999u64 as u8, 32 << 10)));
+    });
+}
+
+#[test]
+fn collection_returns_what_deleted_vdis_and_snapshots_held_and_nothing_else() {
+    let w = World::formatted();
+    w.run(|e| async move {
+        e.create("keep", DISK).await.unwrap();
+        let keep = e.open_vdi("keep").await.unwrap();
+        write(&keep, 0, &fill(1, 1 << 20)).await;
+        e.checkpoint().await.unwrap();
+        e.collect(false).await.unwrap();
+        let free = e.status().space.free_bytes;
+        e.create("gone", DISK).await.unwrap();
+        let gone = e.open_vdi("gone").await.unwrap();
+        write(&gone, 0, &fill(2, 4 << 20)).await;
+        e.snapshot("gone", None).await.unwrap();
+        write(&gone, 0, &fill(3, 4 << 20)).await;
+        e.clone_vdi("gone", None, "clone").await.unwrap();
+        e.delete("gone", true).await.unwrap();
+        let dead = e.reclaimable_bytes().await.unwrap();
+        assert!((4 << 20..5 << 20).contains(&dead), "the first snapshot's {dead} bytes");
+        // Written, not checkpointed, large: out of line, and named by the log alone.
+        let clone = e.open_vdi("clone").await.unwrap();
+        write(&clone, 1 << 14, &fill(4, 1 << 20)).await;
+        // The checkpoint before it replaces shared nodes, which die too.
+        let collected = e.collect(false).await.unwrap().dead_bytes;
+        assert!((dead..=dead + (16 << 10)).contains(&collected), "{collected}");
+        assert_eq!(e.reclaimable_bytes().await, Some(0));
+        assert_eq!(read(&clone, 0, 4 << 20).await, bytes_of(&fill(3, 4 << 20)));
+        assert_eq!(read(&clone, 1 << 14, 1 << 20).await, bytes_of(&fill(4, 1 << 20)));
+        assert_eq!(read(&keep, 0, 1 << 20).await, bytes_of(&fill(1, 1 << 20)));
+        e.delete("clone", true).await.unwrap();
+        e.collect(false).await.unwrap();
+        assert_eq!(e.status().space.free_bytes, free);
+    });
+    w.run(|e| async move {
+        let keep = e.open_vdi("keep").await.unwrap();
+        assert_eq!(read(&keep, 0, 1 << 20).await, bytes_of(&fill(1, 1 << 20)));
+    });
+}

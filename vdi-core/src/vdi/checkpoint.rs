@@ -1,0 +1,260 @@
+//! Checkpoint of one VDI: from overlay to tree. The engine calls, in this order and for all VDIs of a
+//! round together: [`Vdi::cut`], [`Vdi::apply`], flush, [`Vdi::write_record`], flush, [`Vdi::publish`].
+//!
+//! Epochs are applied oldest first, and a snapshot's root is taken between its epoch and the next, so a
+//! batch with many snapshots leaves each exactly as it was.
+
+use std::collections::{BTreeSet, VecDeque};
+use std::rc::Rc;
+
+use smallvec::SmallVec;
+
+use super::content::{Content, Staged};
+use super::overlay::EpochChanges;
+use super::snapshot::{Event, What};
+use super::{Vdi, root_of};
+use crate::buffer::{IoBuf, IoBufs};
+use crate::error::Result;
+use crate::executor::{LocalFuture, join_all};
+use crate::format::vdi_record::{Applied, VdiRecord};
+use crate::limits::{CHECKPOINT_INFLIGHT_BYTES_MAX, CHECKPOINT_WRITE_BYTES_MAX};
+use crate::store::{ExtentKind, Need, Run};
+use crate::tree::snapshots::{Snapshot, SnapshotLog, SnapshotRecord};
+use crate::tree::{Change, Root, To, apply};
+use crate::units::{BLOCK_SIZE, BlockAddr, Epoch, Generation, SegmentSeq, VdiSeq, VirtualBlock};
+
+const RUN_BLOCKS_MAX: u32 = (CHECKPOINT_WRITE_BYTES_MAX / BLOCK_SIZE) as u32;
+const WRITES_MAX: usize = CHECKPOINT_INFLIGHT_BYTES_MAX / CHECKPOINT_WRITE_BYTES_MAX;
+
+/// What one checkpoint takes of a VDI.
+#[derive(Debug)]
+pub struct Cut {
+    batch: u64,
+    seq: VdiSeq,
+    segment: SegmentSeq,
+    reserved: Need,
+}
+
+/// A batch written but not yet named by the record.
+pub struct Prepared {
+    cut: Cut,
+    record: VdiRecord,
+    snapshots: SnapshotLog,
+    freed: Vec<BlockAddr>,
+}
+
+/// Inline blocks on their way to a data run.
+struct Piece {
+    at: u64,
+    staged: Rc<Staged>,
+    first: u32,
+    blocks: u32,
+}
+
+impl Prepared {
+    /// What it was made from; what was written for it is abandoned.
+    #[must_use]
+    pub fn into_cut(self) -> Cut {
+        self.cut
+    }
+}
+
+impl Vdi {
+    /// Mark what the next checkpoint takes: everything so far. None when there is nothing. `segment` is the
+    /// newest log segment that may hold a record of it.
+    #[must_use]
+    pub fn cut(&self, segment: SegmentSeq) -> Option<Cut> {
+        let inner = &self.0;
+        if inner.oldest.borrow().is_empty() {
+            return None;
+        }
+        let batch = inner.batch.get();
+        inner.batch.set(batch + 1);
+        inner.leaves.borrow_mut().clear();
+        let reserved = inner.reserved.take();
+        Some(Cut { batch, seq: inner.seq.get(), segment, reserved })
+    }
+    /// The checkpoint of `cut` did not happen: everything stays for the next one.
+    pub fn uncut(&self, cut: Cut) {
+        self.0.reserved.set(self.0.reserved.get().plus(cut.reserved));
+    }
+    /// Write data, nodes and snapshot log of a cut. Nothing is flushed and nothing names them yet.
+    pub async fn apply(&self, cut: Cut) -> std::result::Result<Prepared, (Cut, crate::error::Error)> {
+        match self.apply_cut(&cut).await {
+            Ok((record, snapshots, freed)) => Ok(Prepared { cut, record, snapshots, freed }),
+            Err(e) => Err((cut, e.context(format!("checkpoint of VDI '{}'", self.name())))),
+        }
+    }
+    async fn apply_cut(&self, cut: &Cut) -> Result<(VdiRecord, SnapshotLog, Vec<BlockAddr>)> {
+        let (mut epochs, hidden) = self.0.overlay.borrow().batch(cut.batch);
+        let events: Vec<Event> =
+            self.0.events.borrow().iter().filter(|e| e.seq <= cut.seq).cloned().collect();
+        let taken = |e: &Event| match e.what {
+            What::Taken { epoch, .. } => Some(epoch),
+            _ => None,
+        };
+        let mut record = self.0.record.get();
+        let mut root = root_of(&record);
+        let mut freed: Vec<BlockAddr> = Vec::new();
+        let mut roots: Vec<(Epoch, Root)> = Vec::new();
+        let steps: BTreeSet<Epoch> = epochs.keys().copied().chain(events.iter().filter_map(taken)).collect();
+        for epoch in steps {
+            if let Some(changes) = epochs.remove(&epoch) {
+                let changes = self.place_epoch(changes).await?;
+                let shared = &self.0.shared;
+                let applied = apply(&shared.cache, &root, &changes, epoch, record.threshold).await?;
+                root = applied.root;
+                freed.extend(applied.freed);
+                record.data_blocks = record.data_blocks.saturating_add_signed(applied.data_blocks_delta);
+            }
+            if events.iter().any(|e| taken(e) == Some(epoch)) {
+                roots.push((epoch, root));
+                record.threshold = record.threshold.max(epoch);
+                record.epoch = record.epoch.max(epoch.next());
+            }
+        }
+        for (blocks, content) in hidden {
+            freed.extend(content.placed_runs(blocks).iter().flat_map(|r| addrs(*r)));
+        }
+        let mut snapshots = self.0.snapshots.borrow().clone();
+        if !events.is_empty() {
+            let events = events.into_iter().map(|e| for_log(e.what, &roots)).collect::<Vec<_>>();
+            freed.extend(snapshots.append(&self.0.shared.store, events, record.epoch).await?.freed);
+            record.snapshots = snapshots.head();
+        }
+        (record.root, record.root_crc, record.root_birth) = (root.addr, root.crc, root.birth);
+        record.depth = root.depth;
+        record.generation = Generation(record.generation.0 + 1);
+        let log = &self.0.shared.log;
+        record.applied =
+            Applied { log: log.uuid(), incarnation: log.incarnation(), segment: cut.segment, seq: cut.seq };
+        Ok((record, snapshots, freed))
+    }
+    /// Give the inline blocks of an epoch their places, and write them there, sorted and packed.
+    async fn place_epoch(&self, changes: EpochChanges) -> Result<Vec<Change>> {
+        let mut out = Vec::with_capacity(changes.len());
+        let mut inline = VecDeque::new();
+        for (at, blocks, content) in changes {
+            match &content {
+                Content::Zero => out.push(Change { at: VirtualBlock(at), blocks, to: To::Absent }),
+                Content::Placed(..) => {
+                    let (mut at, mut done) = (at, 0);
+                    for run in content.placed_runs(blocks) {
+                        let n = run.blocks as usize;
+                        let crcs = SmallVec::from_slice(&content.crcs(blocks)[done..done + n]);
+                        let to = To::Blocks { start: run.start, crcs };
+                        out.push(Change { at: VirtualBlock(at), blocks: n as u64, to });
+                        at += n as u64;
+                        done += n;
+                    }
+                }
+                Content::Staged(staged, first) => {
+                    inline.push_back(Piece {
+                        at,
+                        staged: Rc::clone(staged),
+                        first: *first,
+                        blocks: blocks as u32,
+                    });
+                }
+            }
+        }
+        self.write_inline(inline, &mut out).await?;
+        out.sort_unstable_by_key(|c| c.at);
+        Ok(out)
+    }
+    async fn write_inline(&self, mut inline: VecDeque<Piece>, out: &mut Vec<Change>) -> Result<()> {
+        let mut left: u64 = inline.iter().map(|p| u64::from(p.blocks)).sum();
+        let mut writes: Vec<LocalFuture<'_, Result<()>>> = Vec::new();
+        while left > 0 {
+            let want = left.min(u64::from(RUN_BLOCKS_MAX)) as u32;
+            let run = self.0.shared.store.allocate(ExtentKind::Data, want).await?;
+            left -= u64::from(run.blocks);
+            let parts = fill_run(&mut inline, run, out);
+            writes.push(Box::pin(self.write_run(run, parts)));
+            if writes.len() == WRITES_MAX {
+                join_all(std::mem::take(&mut writes)).await.into_iter().collect::<Result<()>>()?;
+                // Guests first: let their requests run between slices.
+                self.0.shared.executor.yield_now().await;
+            }
+        }
+        join_all(writes).await.into_iter().collect()
+    }
+    async fn write_run(&self, run: Run, parts: Vec<Piece>) -> Result<()> {
+        let mut bufs = IoBufs::new();
+        for p in parts {
+            let bytes = p.first as usize * BLOCK_SIZE..(p.first + p.blocks) as usize * BLOCK_SIZE;
+            bufs.push(match p.staged.memory() {
+                Some(memory) => IoBuf::Shared(memory, bytes),
+                None => {
+                    let log = &self.0.shared.log;
+                    let first = p.staged.first_block + p.first;
+                    let data = log.read_data(&p.staged.segment, first, p.blocks).await?;
+                    super::read::verify_all(&data, &p.staged.crcs[p.first as usize..], &self.name())?;
+                    IoBuf::Owned(data)
+                }
+            });
+        }
+        self.0.shared.store.write_blocks(run.start, bufs).await
+    }
+    /// Write the record that names what was prepared, to the slot not written last.
+    pub async fn write_record(&self, prepared: &Prepared) -> Result<()> {
+        self.0.shared.store.write_record(self.0.slots, &prepared.record).await
+    }
+    /// The record is durable: forget the batch. Returns the blocks it freed, for the quarantine.
+    pub fn publish(&self, prepared: Prepared) -> Vec<BlockAddr> {
+        let inner = &self.0;
+        inner.record.set(prepared.record);
+        inner.root.set(root_of(&prepared.record));
+        inner.overlay.borrow_mut().forget(prepared.cut.batch);
+        inner.events.borrow_mut().retain(|e| e.seq > prepared.cut.seq);
+        inner.oldest.borrow_mut().retain(|(b, _)| *b > prepared.cut.batch);
+        *inner.snapshots.borrow_mut() = prepared.snapshots;
+        inner.shared.store.unreserve(prepared.cut.reserved);
+        prepared.freed
+    }
+}
+
+/// Take pieces for `run` off the front, and note where each goes.
+fn fill_run(inline: &mut VecDeque<Piece>, run: Run, out: &mut Vec<Change>) -> Vec<Piece> {
+    let mut parts = Vec::new();
+    let mut done = 0;
+    while done < run.blocks {
+        let mut p = inline.pop_front().expect("runs are no longer than what is left");
+        let n = p.blocks.min(run.blocks - done);
+        if n < p.blocks {
+            let rest = Piece {
+                at: p.at + u64::from(n),
+                staged: Rc::clone(&p.staged),
+                first: p.first + n,
+                blocks: p.blocks - n,
+            };
+            inline.push_front(rest);
+            p.blocks = n;
+        }
+        let crcs = SmallVec::from_slice(&p.staged.crcs[p.first as usize..][..n as usize]);
+        let to = To::Blocks { start: run.start.plus(u64::from(done)), crcs };
+        out.push(Change { at: VirtualBlock(p.at), blocks: u64::from(n), to });
+        done += n;
+        parts.push(p);
+    }
+    parts
+}
+
+fn addrs(run: Run) -> impl Iterator<Item = BlockAddr> {
+    (0..u64::from(run.blocks)).map(move |i| run.start.plus(i))
+}
+
+fn for_log(what: What, roots: &[(Epoch, Root)]) -> SnapshotRecord {
+    match what {
+        What::Taken { epoch, wall_ns, size_bytes, label } => {
+            let label = label.unwrap_or_default();
+            let root = roots.iter().find(|(e, _)| *e == epoch).map(|(_, r)| *r);
+            let root = root.expect("a root is kept for every snapshot of the batch");
+            SnapshotRecord::Taken(Snapshot { epoch, wall_ns, root, size_bytes, label })
+        }
+        What::Labelled { epoch, label } => {
+            SnapshotRecord::Labelled { snapshot: epoch, label: label.unwrap_or_default() }
+        }
+        What::Removed { epoch } => SnapshotRecord::Removed { snapshot: epoch },
+    }
+}

@@ -1,0 +1,303 @@
+//! What the log holds and the tree does not yet: an ordered range map from virtual block to its
+//! versions, newest first.
+//!
+//! Invariants:
+//! - ranges are disjoint, not empty, and every range has at least one version;
+//! - versions of a range fall in (epoch, batch) from front to back; an equal pair is replaced;
+//! - a version is removed only when its batch is in the tree.
+//!
+//! A batch is what one checkpoint takes: versions of an earlier batch are never replaced by later
+//! writes, so a checkpoint applies exactly what was there at its cut. A read looks at one version,
+//! however many epochs are open.
+
+use std::collections::BTreeMap;
+use std::ops::Range;
+
+use smallvec::{SmallVec, smallvec};
+
+use super::content::Content;
+use crate::store::Run;
+use crate::units::Epoch;
+
+/// One version of a range.
+#[derive(Clone, Debug)]
+pub struct Version {
+    /// Epoch in which it was written.
+    pub epoch: Epoch,
+    /// Checkpoint batch it belongs to.
+    pub batch: u64,
+    /// What it holds; block 0 of the content is the first block of the range.
+    pub content: Content,
+}
+
+#[derive(Clone, Debug)]
+struct Entry {
+    blocks: u64,
+    versions: SmallVec<[Version; 1]>,
+}
+
+/// A piece of a lookup: `blocks` blocks at `at` with their newest content, or None where the tree decides.
+#[derive(Clone, Debug)]
+pub struct Piece {
+    /// First virtual block.
+    pub at: u64,
+    /// How many.
+    pub blocks: u64,
+    /// Newest content, its block 0 at `at`.
+    pub content: Option<Content>,
+}
+
+/// The range map of one VDI.
+#[derive(Default, Debug)]
+pub struct Overlay {
+    map: BTreeMap<u64, Entry>,
+    versions: usize,
+}
+
+/// What a checkpoint takes from one epoch, in order of virtual block.
+pub type EpochChanges = Vec<(u64, u64, Content)>;
+
+impl Overlay {
+    /// Versions held (the bound is the caller's).
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.versions
+    }
+    /// True when the tree is all there is.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.map.is_empty()
+    }
+    /// Cut the entry that spans `at` in two.
+    fn split(&mut self, at: u64) {
+        let Some((&start, entry)) = self.map.range_mut(..at).next_back() else { return };
+        let head = at - start;
+        if head >= entry.blocks {
+            return;
+        }
+        let tail = Entry {
+            blocks: entry.blocks - head,
+            versions: entry
+                .versions
+                .iter()
+                .map(|v| Version { content: v.content.skip(head), ..v.clone() })
+                .collect(),
+        };
+        entry.blocks = head;
+        self.versions += tail.versions.len();
+        self.map.insert(at, tail);
+    }
+    /// Put `content` over `blocks` blocks at `at`; returns what it replaced for good (same epoch and batch).
+    pub fn insert(
+        &mut self,
+        at: u64,
+        blocks: u64,
+        epoch: Epoch,
+        batch: u64,
+        content: &Content,
+    ) -> Vec<(u64, Content)> {
+        assert!(blocks > 0);
+        let end = at + blocks;
+        self.split(at);
+        self.split(end);
+        let mut replaced = Vec::new();
+        let covered: SmallVec<[(u64, u64); 8]> =
+            self.map.range(at..end).map(|(s, e)| (*s, e.blocks)).collect();
+        let version = |skip: u64| Version { epoch, batch, content: content.skip(skip) };
+        let alone = covered.iter().all(|(s, _)| {
+            let v = &self.map[s].versions;
+            v.len() == 1 && (v[0].epoch, v[0].batch) == (epoch, batch)
+        });
+        if alone {
+            // Nothing older to keep: one entry replaces them all, so overwrites do not fragment the map.
+            for (s, n) in covered {
+                if let Some(e) = self.map.remove(&s) {
+                    self.versions -= e.versions.len();
+                    replaced.extend(e.versions.into_iter().map(|v| (n, v.content)));
+                }
+            }
+            self.map.insert(at, Entry { blocks, versions: smallvec![version(0)] });
+            self.versions += 1;
+            return replaced;
+        }
+        let mut next = at;
+        for (s, n) in covered {
+            if next < s {
+                self.map.insert(next, Entry { blocks: s - next, versions: smallvec![version(next - at)] });
+                self.versions += 1;
+            }
+            let entry = self.map.get_mut(&s).expect("collected above");
+            let top = &mut entry.versions[0];
+            assert!((top.epoch, top.batch) <= (epoch, batch), "writes come in order");
+            if (top.epoch, top.batch) == (epoch, batch) {
+                replaced.push((n, std::mem::replace(top, version(s - at)).content));
+            } else {
+                entry.versions.insert(0, version(s - at));
+                self.versions += 1;
+            }
+            next = s + n;
+        }
+        if next < end {
+            self.map.insert(next, Entry { blocks: end - next, versions: smallvec![version(next - at)] });
+            self.versions += 1;
+        }
+        replaced
+    }
+    /// The newest content of each part of `range`, in order, holes included.
+    #[must_use]
+    pub fn lookup(&self, range: Range<u64>) -> SmallVec<[Piece; 4]> {
+        let mut out: SmallVec<[Piece; 4]> = SmallVec::new();
+        let mut next = range.start;
+        let first = self.map.range(..=range.start).next_back().map_or(range.start, |(s, _)| *s);
+        for (&s, e) in self.map.range(first..range.end) {
+            let (from, to) = (s.max(range.start), (s + e.blocks).min(range.end));
+            if from >= to {
+                continue;
+            }
+            if next < from {
+                out.push(Piece { at: next, blocks: from - next, content: None });
+            }
+            out.push(Piece {
+                at: from,
+                blocks: to - from,
+                content: Some(e.versions[0].content.skip(from - s)),
+            });
+            next = to;
+        }
+        if next < range.end {
+            out.push(Piece { at: next, blocks: range.end - next, content: None });
+        }
+        out
+    }
+    /// What a checkpoint through `batch` applies, by epoch: the newest version of each epoch. Also what
+    /// those versions hide for good (older batches of the same epoch, left by a checkpoint that failed).
+    #[must_use]
+    pub fn batch(&self, batch: u64) -> (BTreeMap<Epoch, EpochChanges>, Vec<(u64, Content)>) {
+        let mut epochs: BTreeMap<Epoch, EpochChanges> = BTreeMap::new();
+        let mut hidden = Vec::new();
+        for (&at, e) in &self.map {
+            let mut newer = None;
+            for v in e.versions.iter().filter(|v| v.batch <= batch) {
+                if newer == Some(v.epoch) {
+                    hidden.push((e.blocks, v.content.clone()));
+                } else {
+                    epochs.entry(v.epoch).or_default().push((at, e.blocks, v.content.clone()));
+                }
+                newer = Some(v.epoch);
+            }
+        }
+        (epochs, hidden)
+    }
+    /// Where out-of-line data of any version lie.
+    #[must_use]
+    pub fn placed_runs(&self) -> Vec<Run> {
+        let all = self.map.values().flat_map(|e| e.versions.iter().map(|v| v.content.placed_runs(e.blocks)));
+        all.flatten().collect()
+    }
+    /// Forget every version through `batch`: the tree has them.
+    pub fn forget(&mut self, batch: u64) {
+        let mut versions = 0;
+        self.map.retain(|_, e| {
+            e.versions.retain(|v| v.batch > batch);
+            versions += e.versions.len();
+            !e.versions.is_empty()
+        });
+        self.versions = versions;
+    }
+    /// Forget everything and return it (the VDI is deleted).
+    pub fn take_all(&mut self) -> Vec<(u64, Content)> {
+        self.versions = 0;
+        let map = std::mem::take(&mut self.map);
+        map.into_values().flat_map(|e| e.versions.into_iter().map(move |v| (e.blocks, v.content))).collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::units::BlockAddr;
+    use proptest::prelude::*;
+    use std::rc::Rc;
+
+    fn placed(tag: u64, blocks: u64) -> Content {
+        let runs = vec![crate::store::Run { start: BlockAddr(tag << 20), blocks: blocks as u32 }];
+        Content::placed(Rc::new(super::super::content::Placed {
+            runs,
+            crcs: vec![tag as u32; blocks as usize],
+        }))
+    }
+    fn addr_of(c: &Content) -> Option<u64> {
+        c.placed_runs(1).first().map(|r| r.start.0)
+    }
+
+    #[derive(Clone, Debug)]
+    enum Step {
+        Write(u64, u64),
+        Zero(u64, u64),
+        Snapshot,
+        Cut,
+        Checkpoint,
+    }
+    fn step() -> impl Strategy<Value = Step> {
+        prop_oneof![
+            6 => (0u64..40, 1u64..12).prop_map(|(a, n)| Step::Write(a, n)),
+            2 => (0u64..40, 1u64..20).prop_map(|(a, n)| Step::Zero(a, n)),
+            1 => Just(Step::Snapshot),
+            1 => Just(Step::Cut),
+            1 => Just(Step::Checkpoint),
+        ]
+    }
+
+    proptest! {
+        #[test]
+        fn lookup_shows_the_newest_write_and_a_batch_is_exactly_what_was_there_at_its_cut(
+            steps in proptest::collection::vec(step(), 1..60)
+        ) {
+            let mut overlay = Overlay::default();
+            // Model: newest value per block; the tree; and per cut the values per epoch.
+            let mut newest: BTreeMap<u64, Option<u64>> = BTreeMap::new();
+            let mut tree: BTreeMap<u64, Option<u64>> = BTreeMap::new();
+            let mut at_cut: BTreeMap<u64, Option<u64>> = BTreeMap::new();
+            let (mut epoch, mut batch, mut tag) = (Epoch(1), 1u64, 0u64);
+            for s in steps {
+                match s {
+                    Step::Write(a, n) => {
+                        tag += 1;
+                        overlay.insert(a, n, epoch, batch, &placed(tag, n));
+                        for i in 0..n { newest.insert(a + i, Some((tag << 20) + i)); }
+                    }
+                    Step::Zero(a, n) => {
+                        overlay.insert(a, n, epoch, batch, &Content::Zero);
+                        for i in 0..n { newest.insert(a + i, None); }
+                    }
+                    Step::Snapshot => epoch = epoch.next(),
+                    Step::Cut => { batch += 1; at_cut = newest.clone(); }
+                    Step::Checkpoint => {
+                        let (epochs, _) = overlay.batch(batch - 1);
+                        for (_, changes) in epochs {
+                            for (a, n, c) in changes {
+                                for i in 0..n { tree.insert(a + i, addr_of(&c.skip(i))); }
+                            }
+                        }
+                        for (b, v) in &at_cut { prop_assert_eq!(tree.get(b), Some(v)); }
+                        overlay.forget(batch - 1);
+                    }
+                }
+                let mut next = 0;
+                for p in overlay.lookup(0..64) {
+                    prop_assert_eq!(p.at, next);
+                    next += p.blocks;
+                    for i in 0..p.blocks {
+                        let got = match &p.content {
+                            Some(c) => addr_of(&c.skip(i)),
+                            None => tree.get(&(p.at + i)).copied().flatten(),
+                        };
+                        prop_assert_eq!(got, newest.get(&(p.at + i)).copied().flatten());
+                    }
+                }
+                prop_assert_eq!(next, 64);
+                prop_assert_eq!(overlay.len(), overlay.map.values().map(|e| e.versions.len()).sum::<usize>());
+            }
+        }
+    }
+}

@@ -1,0 +1,125 @@
+//! Replay: what the log holds beyond the record goes back into the overlay. Data stays in the log.
+
+use std::rc::Rc;
+
+use super::Vdi;
+use super::content::{Content, Placed};
+use super::snapshot::What;
+use crate::error::{Error, Result};
+use crate::log::{Body, Record, Segment};
+use crate::store::Run;
+use crate::units::{VdiSeq, VirtualBlock};
+
+impl Vdi {
+    /// Take one record of this VDI, in log order; `first_block` is where its data starts in the segment.
+    /// Records that the tree has already are skipped: replaying one would free the block it points at.
+    ///
+    /// # Errors
+    /// A gap in the VDI's own sequence, or a lease epoch that moved on: the caller holds the VDI.
+    pub fn replay(&self, record: &Record, segment: &Rc<Segment>, first_block: u32) -> Result<()> {
+        let inner = &self.0;
+        if record.seq <= inner.seq.get() {
+            return Ok(());
+        }
+        let durable = inner.record.get();
+        if record.lease_epoch != durable.lease_epoch {
+            return Err(self.stale(format!(
+                "the log has lease epoch {}, the record {}",
+                record.lease_epoch, durable.lease_epoch
+            )));
+        }
+        if record.seq != VdiSeq(inner.seq.get().0 + 1) {
+            return Err(self.stale(format!("record {} follows record {}", record.seq.0, inner.seq.get().0)));
+        }
+        if record.epoch != inner.epoch.get() {
+            return Err(self.stale(format!(
+                "epoch {} where {} was due",
+                record.epoch.0,
+                inner.epoch.get().0
+            )));
+        }
+        self.check_event(&record.body)?;
+        inner.seq.set(record.seq);
+        match &record.body {
+            Body::Write { at, crcs } => {
+                let staged = inner.shared.staging.recovered(Rc::clone(segment), first_block, crcs.clone());
+                self.replay_range(
+                    *at,
+                    crcs.len() as u64,
+                    crcs.len() as u64,
+                    Content::Staged(staged, 0),
+                    segment,
+                );
+            }
+            Body::WriteOut { at, runs, crcs } => {
+                let runs: Vec<Run> =
+                    runs.iter().map(|(start, blocks)| Run { start: *start, blocks: *blocks }).collect();
+                for run in &runs {
+                    inner.shared.store.mark_used(*run)?;
+                }
+                let placed = Rc::new(Placed { runs, crcs: crcs.to_vec() });
+                self.replay_range(*at, crcs.len() as u64, 0, Content::placed(placed), segment);
+            }
+            Body::Discard { at, blocks } | Body::WriteZeroes { at, blocks } => {
+                self.replay_range(*at, *blocks, 0, Content::Zero, segment);
+            }
+            Body::Snapshot { wall_ns, size_bytes, label } => {
+                let label = Some(label.to_string()).filter(|l| !l.is_empty());
+                let what =
+                    What::Taken { epoch: record.epoch, wall_ns: *wall_ns, size_bytes: *size_bytes, label };
+                self.replay_event(record.seq, what, true, segment);
+            }
+            Body::Label { snapshot, label } => {
+                let label = Some(label.to_string()).filter(|l| !l.is_empty());
+                self.replay_event(record.seq, What::Labelled { epoch: *snapshot, label }, false, segment);
+            }
+            Body::RemoveSnapshot { snapshot } => {
+                self.replay_event(record.seq, What::Removed { epoch: *snapshot }, false, segment);
+            }
+        }
+        Ok(())
+    }
+    fn replay_range(
+        &self,
+        at: VirtualBlock,
+        blocks: u64,
+        data: u64,
+        content: Content,
+        segment: &Rc<Segment>,
+    ) {
+        let range = at.0..at.0 + blocks;
+        // Promised before the crash; when the promise cannot be kept the checkpoint says so.
+        let _promised = self.try_promise(&range, data, matches!(content, Content::Zero));
+        self.insert(&range, &content, segment.seq());
+    }
+    fn replay_event(&self, seq: VdiSeq, what: What, ends_epoch: bool, segment: &Rc<Segment>) {
+        let _promised = self.try_promise_metadata(2);
+        self.note_segment(self.0.batch.get(), segment.seq());
+        self.note_event(seq, what, ends_epoch);
+    }
+    /// A record may only name what is there: the log's bytes are not trusted to make sense together.
+    fn check_event(&self, body: &Body) -> Result<()> {
+        let blocks = self.size_bytes().div_ceil(crate::units::BLOCK_BYTES);
+        let fits = |at: &VirtualBlock, n: u64| n > 0 && at.0.checked_add(n).is_some_and(|end| end <= blocks);
+        let sound = match body {
+            Body::Write { at, crcs } => fits(at, crcs.len() as u64),
+            Body::WriteOut { at, runs, crcs } => {
+                let named: u64 = runs.iter().map(|r| u64::from(r.1)).sum();
+                fits(at, crcs.len() as u64) && named == crcs.len() as u64
+            }
+            Body::Discard { at, blocks } | Body::WriteZeroes { at, blocks } => fits(at, *blocks),
+            Body::Snapshot { label, .. } => {
+                self.check_label(Some(label.as_str()).filter(|l| !l.is_empty())).is_ok()
+            }
+            Body::Label { snapshot, label } => {
+                let label = Some(label.as_str()).filter(|l| !l.is_empty());
+                self.find_snapshot(*snapshot).is_ok() && self.check_label(label).is_ok()
+            }
+            Body::RemoveSnapshot { snapshot } => self.find_snapshot(*snapshot).is_ok(),
+        };
+        if sound { Ok(()) } else { Err(self.stale("a record that makes no sense for this VDI".to_owned())) }
+    }
+    fn stale(&self, detail: String) -> Error {
+        Error::corrupt("log", format!("records of VDI '{}'", self.name()), detail)
+    }
+}

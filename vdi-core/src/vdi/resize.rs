@@ -1,0 +1,124 @@
+//! Changing the record outside a checkpoint: size, and the tree a roll-back returns to.
+
+use super::{Ack, Vdi, root_of};
+use crate::error::{Error, ErrorKind, Result};
+use crate::executor::TaskGuard;
+use crate::format::vdi_record::VdiRecord;
+use crate::limits::VDI_BYTES_MAX;
+use crate::tree::grow;
+use crate::tree::snapshots::Snapshot;
+use crate::units::{Epoch, Generation, SECTOR_BYTES};
+
+impl Vdi {
+    /// Wait for the right to change root, size or record.
+    pub async fn lock_turn(&self) -> TaskGuard {
+        self.0.turn.lock().await
+    }
+    /// Grow, or shrink with `force`, to `size_bytes`.
+    pub async fn resize(&self, size_bytes: u64, force: bool) -> Result<()> {
+        check_size(size_bytes)?;
+        let old = self.size_bytes();
+        if size_bytes < old {
+            self.cut_off(size_bytes, old, force).await?;
+        }
+        let _turn = self.lock_turn().await;
+        self.check_writable()?;
+        let mut record = self.0.record.get();
+        let depth = VdiRecord::depth_for(size_bytes).max(record.depth);
+        if depth > record.depth {
+            let grown = grow(&self.0.shared.cache, &root_of(&record), depth, record.epoch).await?;
+            (record.root, record.root_crc) = (grown.root.addr, grown.root.crc);
+            (record.root_birth, record.depth) = (grown.root.birth, depth);
+        }
+        record.size_bytes = size_bytes;
+        self.swing(record).await?;
+        self.0.size_bytes.set(size_bytes);
+        self.0.changed.set(true);
+        Ok(())
+    }
+    /// Discard what a smaller disk no longer has, so that growing again shows zeros.
+    async fn cut_off(&self, size_bytes: u64, old: u64, force: bool) -> Result<()> {
+        if !force {
+            return Err(Error::new(
+                ErrorKind::BadRequest,
+                format!("VDI '{}' has {old} bytes; {size_bytes} would cut data off", self.name()),
+                "shrink the file system first, then use --force",
+            ));
+        }
+        self.write_zeroes(
+            size_bytes / SECTOR_BYTES,
+            (old - size_bytes) / SECTOR_BYTES,
+            true,
+            Ack::WriteThrough,
+        )
+        .await
+    }
+    /// Return to a snapshot's tree, size and depth. The present state was snapshotted and everything is
+    /// checkpointed; nobody writes.
+    pub async fn roll_back_to(&self, to: &Snapshot) -> Result<()> {
+        let _turn = self.lock_turn().await;
+        self.check_writable()?;
+        if !self.0.oldest.borrow().is_empty() || self.active() > 0 {
+            return Err(Error::new(
+                ErrorKind::Busy,
+                format!("VDI '{}' is being written", self.name()),
+                "stop the guest, then roll back",
+            ));
+        }
+        let mut record = self.0.record.get();
+        let latest = Epoch(record.epoch.0.max(to.epoch.0));
+        (record.root, record.root_crc) = (to.root.addr, to.root.crc);
+        (record.root_birth, record.depth) = (to.root.birth, to.root.depth);
+        record.size_bytes = to.size_bytes;
+        record.threshold = latest;
+        record.epoch = latest.next();
+        self.swing(record).await?;
+        self.0.size_bytes.set(record.size_bytes);
+        self.0.epoch.set(record.epoch);
+        self.0.changed.set(true);
+        Ok(())
+    }
+    /// Write `record` as the next generation, durably, and go over to it.
+    async fn swing(&self, mut record: VdiRecord) -> Result<()> {
+        let store = &self.0.shared.store;
+        // What the record names, and how far the claims are used, must be durable before it is.
+        store.write_host_record().await?;
+        store.flush().await?;
+        record.generation = Generation(record.generation.0 + 1);
+        store.write_record(self.0.slots, &record).await?;
+        store.flush().await?;
+        self.0.record.set(record);
+        self.0.root.set(root_of(&record));
+        Ok(())
+    }
+    /// The VDI is deleted: take no more requests and drop what is not in the tree.
+    pub async fn delete(&self) {
+        self.0.deleted.set(true);
+        self.quiesce().await;
+        let _turn = self.lock_turn().await;
+        // Blocks of out-of-line writes are the collector's, like the rest of the tree.
+        drop(self.0.overlay.borrow_mut().take_all());
+        self.0.events.borrow_mut().clear();
+        self.0.oldest.borrow_mut().clear();
+        self.0.shared.store.unreserve(self.0.reserved.take());
+    }
+}
+
+/// A size a VDI can have.
+pub(crate) fn check_size(size_bytes: u64) -> Result<()> {
+    if size_bytes == 0 || !size_bytes.is_multiple_of(SECTOR_BYTES) {
+        return Err(Error::new(
+            ErrorKind::BadRequest,
+            format!("{size_bytes} bytes is no size for a VDI"),
+            "use a positive multiple of 512 bytes, for example 20G",
+        ));
+    }
+    if size_bytes > VDI_BYTES_MAX {
+        return Err(Error::new(
+            ErrorKind::TooLarge,
+            format!("{size_bytes} bytes is too large for a VDI: at most {VDI_BYTES_MAX} (4 PiB)"),
+            "choose a smaller size; the disk is thin and can grow later",
+        ));
+    }
+    Ok(())
+}

@@ -1,0 +1,74 @@
+//! Room for writes before they are acknowledged: the promise of space, and asking for a checkpoint
+//! when credit is short.
+
+use std::ops::Range;
+
+use super::Vdi;
+use crate::error::Result;
+use crate::limits::{NODE_ENTRIES, OVERLAY_VERSIONS_MAX};
+use crate::store::Need;
+
+impl Vdi {
+    /// Blocks that a write of `range` may cost at its checkpoint: `data` blocks, and the whole path of
+    /// each leaf that this batch and epoch has not touched yet. Zeros remove leaves, but for the edges.
+    fn need(&self, range: &Range<u64>, data: u64, zeros: bool) -> (Need, Vec<u64>) {
+        let entries = NODE_ENTRIES as u64;
+        let (first, last) = (range.start / entries, (range.end - 1) / entries);
+        let leaves = self.0.leaves.borrow();
+        let touched: Vec<u64> = if zeros {
+            if first == last { vec![first] } else { vec![first, last] }
+        } else {
+            (first..=last).collect()
+        };
+        let new: Vec<u64> = touched.into_iter().filter(|l| !leaves.contains(l)).collect();
+        let metadata = new.len() as u64 * u64::from(self.0.root.get().depth);
+        (Need { data, metadata }, new)
+    }
+    /// Promise room to the current batch, without waiting; false when there is not enough.
+    pub(super) fn try_promise(&self, range: &Range<u64>, data: u64, zeros: bool) -> bool {
+        let (need, leaves) = self.need(range, data, zeros);
+        if !self.0.shared.store.try_reserve(need) {
+            return false;
+        }
+        self.0.leaves.borrow_mut().extend(leaves);
+        self.0.reserved.set(self.0.reserved.get().plus(need));
+        true
+    }
+    /// Promise metadata blocks for the snapshot log.
+    pub(super) fn try_promise_metadata(&self, metadata: u64) -> bool {
+        let need = Need { data: 0, metadata };
+        let ok = self.0.shared.store.try_reserve(need);
+        if ok {
+            self.0.reserved.set(self.0.reserved.get().plus(need));
+        }
+        ok
+    }
+    /// Wait for checkpoints that may free space; the error of a full store when they freed nothing.
+    pub(super) async fn wait_for_space(&self, tries: &mut u32) -> Result<()> {
+        // The second checkpoint is the first to find the blocks that the one before it freed.
+        const TRIES: u32 = 3;
+        *tries += 1;
+        if *tries > TRIES {
+            return Err(self.0.shared.store.no_space());
+        }
+        self.wait_for_checkpoint().await;
+        Ok(())
+    }
+    /// Ask for a checkpoint and wait until one that started after this call has ended.
+    pub(super) async fn wait_for_checkpoint(&self) {
+        let pressure = &self.0.shared.pressure;
+        // One may be under way that cut before this call.
+        let target = pressure.count.get() + if pressure.running.get() { 2 } else { 1 };
+        while pressure.count.get() < target {
+            let ended = pressure.ended.wait();
+            pressure.request();
+            ended.await;
+        }
+    }
+    /// Keep the overlay within its bound.
+    pub(super) async fn wait_for_overlay(&self) {
+        while self.0.overlay.borrow().len() >= OVERLAY_VERSIONS_MAX && self.0.held.borrow().is_none() {
+            self.wait_for_checkpoint().await;
+        }
+    }
+}

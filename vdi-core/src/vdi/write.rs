@@ -1,0 +1,286 @@
+//! Writing: copy once into staging, checksum the copy, append to the log, insert in the overlay.
+//! Large writes go once to their final place and leave only a record in the log.
+
+use std::ops::Range;
+use std::rc::Rc;
+
+use smallvec::smallvec;
+
+use super::content::{Content, Placed};
+use super::read::crcs_of;
+use super::{Ack, Vdi, blocks_of};
+use crate::buffer::{AlignedBuf, GuestBufs, IoBuf};
+use crate::error::Result;
+use crate::log::{Appended, Body, Record};
+use crate::store::{ExtentKind, Need, Run};
+use crate::units::{BLOCK_BYTES, BLOCK_SIZE, SECTOR_BYTES, SegmentSeq, VdiSeq, VirtualBlock};
+
+/// Blocks appended as one record at most: a 1 MiB request is one record.
+const PIECE_BLOCKS: u64 = 256;
+/// Runs of one out-of-line record at most; a store more fragmented than that writes inline.
+const PLACED_RUNS_MAX: usize = 64;
+
+impl Vdi {
+    /// Write `bufs` at `sector`.
+    pub async fn write(&self, sector: u64, bufs: &GuestBufs, ack: Ack) -> Result<()> {
+        let start = self.check_range(sector, bufs.len() as u64)?;
+        if bufs.is_empty() {
+            return Ok(());
+        }
+        let _active = self.enter();
+        let end = start + bufs.len() as u64;
+        let mut at = start;
+        let mut through = SegmentSeq(0);
+        while at < end {
+            let stop = end.min((at / BLOCK_BYTES + PIECE_BLOCKS) * BLOCK_BYTES);
+            let part = bufs.range((at - start) as usize..(stop - start) as usize);
+            through = through.max(self.write_piece(at, &part).await?);
+            at = stop;
+        }
+        self.acknowledge(through, ack).await
+    }
+    /// Make a range read as zeros. Whole blocks leave the tree; `_unmap` makes no difference on a thin disk.
+    pub async fn write_zeroes(&self, sector: u64, sectors: u64, _unmap: bool, ack: Ack) -> Result<()> {
+        let bytes = sectors.saturating_mul(SECTOR_BYTES);
+        let start = self.check_range(sector, bytes)?;
+        if sectors == 0 {
+            return Ok(());
+        }
+        let _active = self.enter();
+        let end = start + bytes;
+        let whole = start.div_ceil(BLOCK_BYTES) * BLOCK_BYTES..end / BLOCK_BYTES * BLOCK_BYTES;
+        let mut through = SegmentSeq(0);
+        if whole.start >= whole.end {
+            for part in split_at_block(start, end).into_iter().filter(|p| !p.is_empty()) {
+                through = through.max(self.write_zero_part(part).await?);
+            }
+            return self.acknowledge(through, ack).await;
+        }
+        for part in [start..whole.start, whole.end..end] {
+            if !part.is_empty() {
+                through = through.max(self.write_zero_part(part).await?);
+            }
+        }
+        let blocks = whole.start / BLOCK_BYTES..whole.end / BLOCK_BYTES;
+        through = through.max(self.append_zeros(blocks, true).await?);
+        self.acknowledge(through, ack).await
+    }
+    /// The range is no longer needed: its whole blocks read as zeros, partial ones stay.
+    pub async fn discard(&self, sector: u64, sectors: u64, ack: Ack) -> Result<()> {
+        let bytes = sectors.saturating_mul(SECTOR_BYTES);
+        let start = self.check_range(sector, bytes)?;
+        let blocks = start.div_ceil(BLOCK_BYTES)..(start + bytes) / BLOCK_BYTES;
+        if blocks.start >= blocks.end {
+            return Ok(());
+        }
+        let _active = self.enter();
+        let through = self.append_zeros(blocks, false).await?;
+        self.acknowledge(through, ack).await
+    }
+    async fn acknowledge(&self, through: SegmentSeq, ack: Ack) -> Result<()> {
+        match ack {
+            Ack::WriteBack => self.0.shared.log.written(through).await,
+            Ack::WriteThrough => self.0.shared.log.flush().await,
+        }
+    }
+    async fn write_zero_part(&self, bytes: Range<u64>) -> Result<SegmentSeq> {
+        let zeros = crate::buffer::HostMemory::slice((bytes.end - bytes.start) as usize);
+        self.write_piece(bytes.start, &zeros.into()).await
+    }
+    /// Write at most [`PIECE_BLOCKS`] blocks; returns the segment that holds the record.
+    async fn write_piece(&self, start: u64, bufs: &GuestBufs) -> Result<SegmentSeq> {
+        let blocks = blocks_of(start, bufs.len() as u64);
+        let count = blocks.end - blocks.start;
+        let skip = (start - blocks.start * BLOCK_BYTES) as usize;
+        let partial = count * BLOCK_BYTES != bufs.len() as u64;
+        let mut data = AlignedBuf::zeroed((count * BLOCK_BYTES) as usize);
+        let guard = match partial {
+            false => None,
+            true => {
+                let guard = self.0.blocks.lock_edges(&blocks).await;
+                self.read_edges(&blocks, &mut data).await?;
+                Some(guard)
+            }
+        };
+        bufs.copy_to(&mut data[skip..skip + bufs.len()]);
+        self.wait_for_overlay().await;
+        let data = Rc::new(data);
+        let out_of_line = !partial && data.len() >= self.0.shared.out_of_line_bytes;
+        let placing = if out_of_line { self.0.shared.placing.start() } else { None };
+        let placed = if placing.is_some() { self.place(&data).await? } else { None };
+        let seq = match placed {
+            Some(runs) => self.append_placed(blocks, runs, &data).await?,
+            None => self.append_inline(blocks, data, guard.is_some()).await?,
+        };
+        drop((guard, placing));
+        Ok(seq)
+    }
+    /// Read the first and last block of a partial write.
+    async fn read_edges(&self, blocks: &Range<u64>, data: &mut AlignedBuf) -> Result<()> {
+        let last = (blocks.end - blocks.start - 1) as usize * BLOCK_SIZE;
+        let old = self.read_private(blocks.start, 1).await?;
+        data[..BLOCK_SIZE].copy_from_slice(&old);
+        if last > 0 {
+            let old = self.read_private(blocks.end - 1, 1).await?;
+            data[last..].copy_from_slice(&old);
+        }
+        Ok(())
+    }
+    async fn append_inline(
+        &self,
+        blocks: Range<u64>,
+        data: Rc<AlignedBuf>,
+        locked: bool,
+    ) -> Result<SegmentSeq> {
+        let crcs = crcs_of(&data);
+        let at = VirtualBlock(blocks.start);
+        let body = Body::Write { at, crcs: crcs.clone() };
+        let count = crcs.len() as u64;
+        let appended = self.append(body, &blocks, count, Some(&data), locked).await?;
+        let staging = &self.0.shared.staging;
+        let staged = staging.keep(Rc::clone(&appended.segment), appended.first_block, crcs, data);
+        self.insert(&blocks, &Content::Staged(staged, 0), appended.segment.seq());
+        Ok(appended.segment.seq())
+    }
+    /// Write whole blocks to where they will stay; None when the store has no long runs to offer.
+    async fn place(&self, data: &Rc<AlignedBuf>) -> Result<Option<Vec<Run>>> {
+        let store = &self.0.shared.store;
+        let mut left = (data.len() / BLOCK_SIZE) as u32;
+        let need = Need { data: u64::from(left), metadata: 0 };
+        if !store.try_reserve(need) {
+            return Ok(None);
+        }
+        let mut runs = Vec::new();
+        let mut problem = None;
+        while left > 0 && runs.len() < PLACED_RUNS_MAX {
+            match store.allocate(ExtentKind::Data, left).await {
+                Ok(run) => {
+                    left -= run.blocks;
+                    runs.push(run);
+                }
+                Err(e) => {
+                    problem = Some(e);
+                    break;
+                }
+            }
+        }
+        store.unreserve(need);
+        let mut from = 0;
+        for run in &runs {
+            if left > 0 || problem.is_some() {
+                break;
+            }
+            let bytes = run.blocks as usize * BLOCK_SIZE;
+            let buf = IoBuf::Shared(Rc::clone(data), from..from + bytes);
+            problem = store.write_blocks(run.start, smallvec![buf]).await.err();
+            from += bytes;
+        }
+        if left > 0 || problem.is_some() {
+            // Nothing names these blocks, and nothing ever did.
+            store.quarantine(runs, self.0.shared.log.newest());
+            return problem.map_or(Ok(None), Err);
+        }
+        let shared = &self.0.shared;
+        shared.placed_written.set(shared.placed_written.get() + 1);
+        Ok(Some(runs))
+    }
+    async fn append_placed(
+        &self,
+        blocks: Range<u64>,
+        runs: Vec<Run>,
+        data: &AlignedBuf,
+    ) -> Result<SegmentSeq> {
+        let crcs = crcs_of(data);
+        let at = VirtualBlock(blocks.start);
+        let named = runs.iter().map(|r| (r.start, r.blocks)).collect();
+        let body = Body::WriteOut { at, runs: named, crcs: crcs.clone() };
+        match self.append(body, &blocks, 0, None, false).await {
+            Ok(appended) => {
+                let content = Content::placed(Rc::new(Placed { runs, crcs: crcs.to_vec() }));
+                self.insert(&blocks, &content, appended.segment.seq());
+                Ok(appended.segment.seq())
+            }
+            Err(e) => {
+                self.0.shared.store.quarantine(runs, self.0.shared.log.newest());
+                Err(e)
+            }
+        }
+    }
+    async fn append_zeros(&self, blocks: Range<u64>, explicit: bool) -> Result<SegmentSeq> {
+        let (at, count) = (VirtualBlock(blocks.start), blocks.end - blocks.start);
+        let body = match explicit {
+            true => Body::WriteZeroes { at, blocks: count },
+            false => Body::Discard { at, blocks: count },
+        };
+        self.wait_for_overlay().await;
+        let appended = self.append(body, &blocks, 0, None, false).await?;
+        self.insert(&blocks, &Content::Zero, appended.segment.seq());
+        Ok(appended.segment.seq())
+    }
+    /// Append one record when there is room in log and store and nobody holds its blocks. The caller
+    /// inserts it in the overlay before its next await.
+    async fn append(
+        &self,
+        body: Body,
+        blocks: &Range<u64>,
+        data_blocks: u64,
+        data: Option<&Rc<AlignedBuf>>,
+        locked: bool,
+    ) -> Result<Appended> {
+        let shared = &self.0.shared;
+        let zeros = matches!(body, Body::Discard { .. } | Body::WriteZeroes { .. });
+        let mut record = self.record_for(body);
+        let mut tries = 0;
+        loop {
+            let reservation = shared.log.reserve(record.encoded_bytes(), data_blocks as u32).await?;
+            self.check_writable()?;
+            if !locked && !self.0.blocks.is_free(blocks) {
+                let changed = self.0.blocks.changed();
+                drop(reservation);
+                changed.await;
+                continue;
+            }
+            if !self.try_promise(blocks, data_blocks, zeros) {
+                drop(reservation);
+                self.wait_for_space(&mut tries).await?;
+                continue;
+            }
+            record.seq = VdiSeq(self.0.seq.get().0 + 1);
+            record.epoch = self.0.epoch.get();
+            let data = data.map(Rc::clone).into_iter().collect();
+            let appended = shared.log.append(reservation, &record, data)?;
+            self.0.seq.set(record.seq);
+            return Ok(appended);
+        }
+    }
+    /// A record of this VDI; number and epoch are set when it is appended.
+    pub(super) fn record_for(&self, body: Body) -> Record {
+        let lease_epoch = self.0.record.get().lease_epoch;
+        Record { vdi: self.0.id, seq: VdiSeq(0), lease_epoch, epoch: self.0.epoch.get(), body }
+    }
+    /// Show what was just appended. No await may lie between the append and this.
+    pub(super) fn insert(&self, blocks: &Range<u64>, content: &Content, segment: SegmentSeq) {
+        let inner = &self.0;
+        let (epoch, batch) = (inner.epoch.get(), inner.batch.get());
+        let count = blocks.end - blocks.start;
+        let replaced = inner.overlay.borrow_mut().insert(blocks.start, count, epoch, batch, content);
+        self.note_segment(batch, segment);
+        inner.changed.set(true);
+        // The record that replaced them lies in `segment`: trimmed beyond it, no replay needs them.
+        let runs: Vec<Run> = replaced.iter().flat_map(|(n, c)| c.placed_runs(*n)).collect();
+        inner.shared.store.quarantine(runs, segment);
+    }
+    pub(super) fn note_segment(&self, batch: u64, segment: SegmentSeq) {
+        self.0.shared.pressure.note_dirty();
+        let mut oldest = self.0.oldest.borrow_mut();
+        if oldest.last().is_none_or(|(b, _)| *b != batch) {
+            oldest.push((batch, segment));
+        }
+    }
+}
+
+/// A range without a whole block in it, cut where a block ends.
+fn split_at_block(start: u64, end: u64) -> [Range<u64>; 2] {
+    let boundary = (start.div_ceil(BLOCK_BYTES) * BLOCK_BYTES).clamp(start, end);
+    [start..boundary, boundary..end]
+}
