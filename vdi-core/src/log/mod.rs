@@ -44,6 +44,9 @@ mod walk;
 mod watch;
 mod write;
 
+#[cfg(test)]
+mod tests;
+
 use std::cell::{Cell, RefCell};
 use std::rc::Rc;
 
@@ -206,6 +209,9 @@ impl Log {
     /// Data blocks `first..first + blocks` of `segment`, from memory while they are there, else from the
     /// device; checksums are the caller's to verify. [`ErrorKind::Io`] when the device cannot read them.
     pub async fn read_data(&self, segment: &Rc<Segment>, first: u32, blocks: u32) -> Result<AlignedBuf> {
+        if blocks == 0 {
+            return Ok(AlignedBuf::zeroed(0));
+        }
         if let Some(offset_bytes) = segment.block_offset(first) {
             return self.0.device.read(offset_bytes, blocks as usize * BLOCK_SIZE).await;
         }

@@ -19,8 +19,9 @@ use super::{Log, VdiGeneration};
 use crate::buffer::crc32c;
 use crate::device::DeviceHandle;
 use crate::error::{Error, ErrorKind, Result};
-use crate::format::log_head::LogHead;
+use crate::format::log_head::{LogHead, RING_OFFSET_BYTES};
 use crate::format::record::{Body, Record};
+use crate::limits::LOG_RING_BYTES_MIN;
 use crate::units::{BLOCK_SIZE, Incarnation, SegmentSeq, Uuid, VdiId};
 
 /// A segment that counts, with its records and for each the index of its first data block.
@@ -121,21 +122,20 @@ impl Log {
 }
 
 fn ring_of(device: &DeviceHandle, head: &LogHead) -> Result<Ring> {
-    let ring = Ring::on_device(device.info().len_bytes)?;
-    if head.ring_bytes > ring.bytes {
+    let name = &device.info().name;
+    let room = device.info().len_bytes - RING_OFFSET_BYTES;
+    if head.ring_bytes > room {
+        let bytes = head.ring_bytes;
         return Err(Error::new(
             ErrorKind::Corrupt,
             format!(
-                "the log on {} is truncated: its ring has {} bytes, the device has room for {}",
-                device.info().name,
-                head.ring_bytes,
-                ring.bytes
+                "the log on {name} is truncated: its ring has {bytes} bytes, the device has room for {room}"
             ),
-            "give the daemon the whole log file; without its end, writes that were not checkpointed are lost",
+            "give the daemon the whole log; without its end, writes that were not checkpointed are lost",
         ));
     }
-    if head.ring_bytes < crate::limits::LOG_RING_BYTES_MIN {
-        return Err(Error::corrupt("log head", &device.info().name, "its ring is shorter than any"));
+    if head.ring_bytes < LOG_RING_BYTES_MIN {
+        return Err(Error::corrupt("log head", name, "its ring is shorter than any"));
     }
     Ok(Ring::of(head.ring_bytes))
 }
