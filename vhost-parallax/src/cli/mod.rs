@@ -13,6 +13,7 @@ mod clone;
 mod collect;
 mod create;
 mod detach;
+mod format;
 mod list;
 mod parse;
 mod resize;
@@ -22,6 +23,7 @@ mod session;
 mod show;
 mod snapshot;
 mod status;
+mod store;
 mod table;
 #[cfg(test)]
 mod tests;
@@ -67,6 +69,7 @@ struct Global {
 
 #[derive(Subcommand)]
 enum Verb {
+    Format(format::Format),
     Create(create::Create),
     Ls(list::List),
     Show(show::Show),
@@ -87,6 +90,7 @@ enum Verb {
 impl Verb {
     fn run(self, session: &mut Session) -> Result<u8, ErrorBody> {
         match self {
+            Verb::Format(verb) => verb.run(session)?,
             Verb::Create(verb) => verb.run(session)?,
             Verb::Ls(verb) => verb.run(session)?,
             Verb::Show(verb) => verb.run(session)?,

@@ -1,5 +1,8 @@
 //! Arguments become meanings where clap reads them, so that a wrong one is a usage error.
 
+use vdi_core::limits::{EXTENT_BITS_MAX, EXTENT_BITS_MIN};
+use vdi_core::units::BLOCK_BYTES;
+
 use crate::control::api::error::Result;
 use crate::control::api::{Label, SnapshotRef, VdiName, size};
 
@@ -25,6 +28,22 @@ pub fn snapshot(text: &str) -> std::result::Result<SnapshotRef, String> {
 /// The size of a VDI, bytes.
 pub fn vdi_size(text: &str) -> std::result::Result<u64, String> {
     explained(size::parse(text).and_then(size::check_vdi_bytes))
+}
+
+/// The size of a store, bytes.
+pub fn bytes(text: &str) -> std::result::Result<u64, String> {
+    explained(size::parse(text))
+}
+
+/// The size of an extent: log2 of its blocks.
+pub fn extent_bits(text: &str) -> std::result::Result<u32, String> {
+    let bytes = bytes(text)?;
+    let (least, most) = (BLOCK_BYTES << EXTENT_BITS_MIN, BLOCK_BYTES << EXTENT_BITS_MAX);
+    if bytes.is_power_of_two() && (least..=most).contains(&bytes) {
+        return Ok((bytes / BLOCK_BYTES).ilog2());
+    }
+    let (least, most) = (size::human(least), size::human(most));
+    Err(format!("extents of {text} are not possible\nhint: take a power of two between {least} and {most}"))
 }
 
 /// The source of a clone: a VDI, or one of its snapshots.

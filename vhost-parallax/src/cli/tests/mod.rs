@@ -1,5 +1,7 @@
 //! What people see: a golden transcript, the questions, the exit codes, the help.
 
+mod local;
+
 use std::cell::RefCell;
 use std::ffi::OsString;
 use std::io::Write;
@@ -50,18 +52,8 @@ impl Fixture {
             ServerConfig { socket, access: Access::of_process(None), deadlines: Deadlines::default() };
         Fixture { _server: Server::start(config, commands).unwrap(), dir }
     }
-    /// Run a command line; `answers` is what a person at the terminal types.
     fn at_terminal(&self, line: &str, answers: Option<&str>) -> Ran {
-        let (out, err) = (Shared::default(), Shared::default());
-        let answers = answers.map(|text| {
-            Box::new(std::io::Cursor::new(text.to_owned().into_bytes())) as Box<dyn std::io::BufRead>
-        });
-        let terminal =
-            Terminal { out: Box::new(out.clone()), err: Box::new(err.clone()), answers, unicode: true };
-        let mut args: Vec<OsString> = line.split_whitespace().map(OsString::from).collect();
-        args.extend([OsString::from("--run-dir"), self.dir.path().into()]);
-        let code = run(args, terminal);
-        Ran { code, out: out.text(), err: err.text() }
+        run_at(self.dir.path(), line, answers)
     }
     fn run(&self, line: &str) -> Ran {
         self.at_terminal(line, None)
@@ -73,10 +65,24 @@ impl Fixture {
     }
 }
 
+/// Run a command line; `answers` is what a person at the terminal types.
+fn run_at(run_dir: &std::path::Path, line: &str, answers: Option<&str>) -> Ran {
+    let (out, err) = (Shared::default(), Shared::default());
+    let answers = answers.map(|text| {
+        Box::new(std::io::Cursor::new(text.to_owned().into_bytes())) as Box<dyn std::io::BufRead>
+    });
+    let terminal =
+        Terminal { out: Box::new(out.clone()), err: Box::new(err.clone()), answers, unicode: true };
+    let mut args: Vec<OsString> = line.split_whitespace().map(OsString::from).collect();
+    args.extend([OsString::from("--run-dir"), run_dir.into()]);
+    let code = run(args, terminal);
+    Ran { code, out: out.text(), err: err.text() }
+}
+
 /// The transcript names the commands; this runs them and writes it again.
 #[test]
 fn people_see_what_the_golden_transcript_shows() {
-    let golden = include_str!("golden.txt");
+    let golden = include_str!("../golden.txt");
     let f = Fixture::new();
     let mut seen = String::new();
     for command in golden.lines().filter_map(|line| line.strip_prefix("$ ")) {
@@ -151,22 +157,17 @@ fn without_a_daemon_the_error_names_the_socket() {
     let f = Fixture::new();
     let ran = f.run("parallax ls --run-dir /nonexistent");
     assert_eq!(ran.code, 2, "the same option twice is a usage error");
-    let (out, err) = (Shared::default(), Shared::default());
-    let terminal = Terminal { out: Box::new(out), err: Box::new(err.clone()), answers: None, unicode: false };
-    let args = ["parallax", "ls", "--run-dir", "/nonexistent"].map(OsString::from);
-    assert_eq!(run(args.to_vec(), terminal), 1);
+    let ran = run_at(std::path::Path::new("/nonexistent"), "parallax ls", None);
+    assert_eq!(ran.code, 1);
     let expected = "error: no daemon answers at /nonexistent/control.sock";
-    assert!(err.text().starts_with(expected), "{}", err.text());
+    assert!(ran.err.starts_with(expected), "{}", ran.err);
 }
 
 #[test]
 fn a_run_directory_too_deep_for_a_socket_is_a_clear_error() {
-    let (out, err) = (Shared::default(), Shared::default());
-    let terminal = Terminal { out: Box::new(out), err: Box::new(err.clone()), answers: None, unicode: false };
-    let deep = format!("/{}", "d".repeat(120));
-    let args = ["parallax", "ls", "--run-dir", &deep].map(OsString::from);
-    assert_eq!(run(args.to_vec(), terminal), 1);
-    assert!(err.text().contains("the system allows 107"), "{}", err.text());
+    let ran = run_at(std::path::Path::new(&format!("/{}", "d".repeat(120))), "parallax ls", None);
+    assert_eq!(ran.code, 1);
+    assert!(ran.err.contains("the system allows 107"), "{}", ran.err);
 }
 
 /// Every verb, also those below `snapshot`, with its words.

@@ -1,0 +1,189 @@
+//! `parallax format`.
+
+use std::path::Path;
+
+use clap::Args;
+use serde::Serialize;
+use vdi_core::clock::{Clock, SystemClock};
+use vdi_core::device::create::create_sparse;
+use vdi_core::format::superblock::{COPIES, Superblock};
+use vdi_core::store::{CreateOptions, Store};
+use vdi_core::units::{BLOCK_BYTES, BLOCK_SIZE};
+
+use super::store::{Local, random_uuid};
+use super::{Session, parse, table};
+use crate::control::api::error::{Code, ErrorBody, Result};
+use crate::control::api::log_path::default_log_path;
+use crate::control::api::size::human;
+
+/// Make an empty store on a file or block device
+///
+/// Everything on it is lost, so what is not empty is touched only after a yes, and a Parallax store only with
+/// --force too. No daemon may have it open.
+#[derive(Args)]
+#[command(after_help = "Example:\n  parallax format /srv/parallax.store --size 100G")]
+pub struct Format {
+    /// The file or block device
+    #[arg(value_name = "STORE")]
+    store: String,
+    /// Make the file first, of this size; it takes space only as it is written
+    #[arg(long, value_name = "SIZE", value_parser = parse::bytes)]
+    size: Option<u64>,
+    /// Size of an extent, 2M to 16G [default: 1G, less on small stores]
+    #[arg(long, value_name = "SIZE", value_parser = parse::extent_bits)]
+    extent_size: Option<u32>,
+    /// Most VDIs the store can ever hold [default: 4096, on stores below 1 GiB 256]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=1 << 20))]
+    vdis: Option<u32>,
+    /// Destroy a Parallax store that is there already
+    #[arg(long)]
+    force: bool,
+    /// Only look at what is there
+    #[arg(short = 'n', long)]
+    dry_run: bool,
+    /// Do not ask
+    #[arg(long)]
+    yes: bool,
+}
+
+/// What was made.
+#[derive(Serialize)]
+struct Made {
+    store: String,
+    uuid: String,
+    size_bytes: u64,
+    extent_bytes: u64,
+    extents: u32,
+    system_extents: u32,
+    vdis_max: u32,
+    log_path: String,
+}
+
+/// What a device held before.
+enum Found {
+    Nothing,
+    Store(String),
+    Data,
+}
+
+impl Format {
+    /// Run the verb.
+    pub fn run(self, session: &mut Session) -> Result<()> {
+        let made_file = self.make_file()?;
+        let outcome = self.format(session);
+        if outcome.is_err() && made_file {
+            // Ours and still empty: leave nothing behind. The error that counts is the other one.
+            let _ = std::fs::remove_file(&self.store);
+        }
+        outcome
+    }
+
+    /// Make the file where `--size` asks for one; true if there is a new one.
+    fn make_file(&self) -> Result<bool> {
+        let path = Path::new(&self.store);
+        match self.size {
+            Some(bytes) if !self.dry_run => create_sparse(path, bytes).map(|()| true).map_err(Into::into),
+            None if path.symlink_metadata().is_err_and(|e| e.kind() == std::io::ErrorKind::NotFound) => {
+                Err(ErrorBody::new(
+                    Code::NotFound,
+                    format!("there is no {}", self.store),
+                    "name an existing block device or file, or add --size, for example --size 100G",
+                ))
+            }
+            _ => Ok(false),
+        }
+    }
+
+    fn format(&self, session: &mut Session) -> Result<()> {
+        if self.dry_run && self.size.is_some() {
+            let plan = serde_json::json!({"dry_run": true, "store": self.store, "size_bytes": self.size});
+            return session.show(&plan, || format!("would make {} and a store on it\n", self.store));
+        }
+        let mut local = Local::new()?;
+        let device = local.open(&self.store, !self.dry_run)?;
+        let found = look(&local, &device)?;
+        let bytes = device.info().len_bytes;
+        let what = match &found {
+            Found::Nothing => format!("{} ({}) is empty", self.store, human(bytes)),
+            Found::Store(uuid) => format!("{} ({}) holds Parallax store {uuid}", self.store, human(bytes)),
+            Found::Data => format!("{} ({}) holds data of something else", self.store, human(bytes)),
+        };
+        if matches!(found, Found::Store(_)) && !self.force {
+            let hint = "give --force to destroy it with all its VDIs and snapshots";
+            return Err(ErrorBody::new(Code::Exists, what, hint));
+        }
+        if self.dry_run {
+            let plan = serde_json::json!({"dry_run": true, "store": self.store, "size_bytes": bytes,
+                "empty": matches!(found, Found::Nothing)});
+            return session.show(&plan, || format!("{what}; would make a store on it\n"));
+        }
+        if !matches!(found, Found::Nothing) {
+            session.confirm(&format!("{what}. Destroy it?"), self.yes)?;
+        }
+        let (uuid, host) = (random_uuid()?, random_uuid()?);
+        let options = CreateOptions { extent_bits: self.extent_size, vdis_max: self.vdis, force: self.force };
+        let sb = local
+            .run(async move { Store::create(&device, uuid, host, SystemClock.wall_ns(), options).await })?;
+        let made = Made::of(&self.store, bytes, &sb);
+        session.show(&made, || made.text())
+    }
+}
+
+/// What lies in the first mebibyte.
+fn look(local: &Local, device: &vdi_core::device::DeviceHandle) -> Result<Found> {
+    const LOOK_BYTES: u64 = 1 << 20;
+    let handle = device.clone();
+    let len = device.info().len_bytes.min(LOOK_BYTES) / BLOCK_BYTES * BLOCK_BYTES;
+    if len == 0 {
+        return Ok(Found::Nothing);
+    }
+    let start = local.run(async move { handle.read(0, len as usize).await })?;
+    for (copy, block) in COPIES.iter().enumerate() {
+        let at = (block * BLOCK_BYTES) as usize;
+        if let Some(Ok(sb)) = start.get(at..at + BLOCK_SIZE).map(|bytes| Superblock::verify(bytes, copy)) {
+            return Ok(Found::Store(sb.uuid.to_string()));
+        }
+    }
+    Ok(if start.iter().all(|byte| *byte == 0) { Found::Nothing } else { Found::Data })
+}
+
+impl Made {
+    fn of(store: &str, size_bytes: u64, sb: &Superblock) -> Made {
+        let uuid = sb.uuid.to_string();
+        let is_root = rustix::process::geteuid().is_root();
+        let log = default_log_path(&uuid, |key| std::env::var_os(key), is_root);
+        Made {
+            store: store.to_owned(),
+            size_bytes,
+            extent_bytes: sb.geometry.extent_bytes(),
+            extents: sb.extents,
+            system_extents: sb.system_extents,
+            vdis_max: sb.registry_entries,
+            log_path: log.map(|path| path.display().to_string()).unwrap_or_default(),
+            uuid,
+        }
+    }
+
+    fn text(&self) -> String {
+        let extents = table::count(self.extents.into(), "extent");
+        let log = match self.log_path.as_str() {
+            "" => "give the daemon --log PATH: there is no default place for this user".to_owned(),
+            path => format!("{path} (made by the daemon at its first start; --log chooses another)"),
+        };
+        table::facts(&[
+            ("store", self.store.clone()),
+            ("uuid", self.uuid.clone()),
+            ("size", format!("{} in {extents} of {}", human(self.size_bytes), human(self.extent_bytes))),
+            (
+                "system",
+                format!(
+                    "{}, room for {} VDIs",
+                    table::count(self.system_extents.into(), "extent"),
+                    self.vdis_max
+                ),
+            ),
+            ("log", log),
+            ("next", format!("vhost-parallax --store {}", self.store)),
+        ])
+    }
+}
