@@ -1,5 +1,7 @@
 //! A guest's view of one disk: the `blkio` front end on a vhost-user socket, and the memory it shares.
 
+#![expect(unsafe_code, reason = "memory shared with the daemon, and completions that blkio fills")]
+
 use std::io;
 use std::mem::MaybeUninit;
 use std::path::Path;

@@ -1,5 +1,7 @@
 //! A child process that cannot outlive its owner.
 
+#![expect(unsafe_code, reason = "what a child process does between fork and exec")]
+
 use std::fs::File;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};

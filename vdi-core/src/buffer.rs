@@ -5,6 +5,8 @@
 //! - a [`GuestSlice`] keeps its region mapped for as long as it lives, and no Rust reference is
 //!   ever made to the memory behind it: the guest may change it at any time.
 
+#![expect(unsafe_code, reason = "memory the kernel and guests write: raw pointers with a keep-alive")]
+
 use std::alloc::{Layout, alloc_zeroed, dealloc, handle_alloc_error};
 use std::any::Any;
 use std::ops::{Deref, DerefMut, Range};

@@ -2,6 +2,8 @@
 //! (`F_OFD_SETLK`, fcntl(2)): it lasts until the last request through that description has ended, even
 //! when the process died first. `device/tests/lock.rs` shows that for io_uring.
 
+#![expect(unsafe_code, reason = "one system call that rustix does not wrap: F_OFD_SETLK")]
+
 use std::fs::File;
 use std::io;
 use std::ops::Range;

@@ -7,6 +7,8 @@
 //!   (bounded by whoever issues);
 //! - the device goes only after the kernel has let go of every buffer.
 
+#![expect(unsafe_code, reason = "pushing to a submission queue: the operation's buffers must outlive it")]
+
 use std::cell::RefCell;
 use std::collections::VecDeque;
 use std::io;

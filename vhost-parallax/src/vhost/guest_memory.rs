@@ -6,6 +6,8 @@
 //! - a file that is not sealed can still be shrunk later: the first touch beyond its end then puts
 //!   anonymous memory in place of the whole region and marks it hurt, instead of ending the process.
 
+#![expect(unsafe_code, reason = "pointers into memory a front end shares")]
+
 use std::fs::File;
 use std::os::fd::AsFd;
 use std::ptr::NonNull;
