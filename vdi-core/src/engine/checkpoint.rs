@@ -28,6 +28,7 @@ impl Engine {
             let result = self.checkpoint_round().await;
             if result.is_err() {
                 self.0.env.executor.sleep(RETRY_NS).await;
+                self.0.shared.pressure.request();
             }
         }
     }
@@ -107,7 +108,7 @@ impl Engine {
         }
         let blocks = self.make_durable(&prepared).await;
         let blocks = match blocks {
-            Ok(()) => self.publish(prepared),
+            Ok(()) => self.publish(prepared).await,
             Err(e) => {
                 for (vdi, p) in prepared {
                     vdi.uncut(p.into_cut());
@@ -125,32 +126,46 @@ impl Engine {
         self.trim(&vdis, through).await?;
         problem.map_or(Ok(()), Err)
     }
+    async fn flush_store(&self) -> Result<()> {
+        let result = self.0.shared.store.flush().await;
+        if let Err(e) = &result {
+            // What the failed flush lost nobody knows: only a restart, which reads it all again, can tell.
+            self.poison(e);
+        }
+        result
+    }
     async fn make_durable(&self, prepared: &[(&Vdi, Prepared)]) -> Result<()> {
         let shared = &self.0.shared;
         shared.store.write_host_record().await?;
         shared.store.write_dirty_bitmaps().await?;
         shared.log.flush().await?;
-        shared.store.flush().await?;
+        self.flush_store().await?;
         if prepared.is_empty() {
             return Ok(());
         }
         for (vdi, p) in prepared {
             vdi.write_record(p).await?;
         }
-        shared.store.flush().await
+        self.flush_store().await
     }
-    fn publish(&self, prepared: Vec<(&Vdi, Prepared)>) -> u64 {
+    async fn publish(&self, prepared: Vec<(&Vdi, Prepared)>) -> u64 {
         let shared = &self.0.shared;
         let mut freed = Vec::new();
-        let mut remembered = self.0.remembered.borrow_mut();
+        let mut batches = Vec::new();
         for (vdi, p) in prepared {
-            freed.extend(vdi.publish(p));
+            let (batch, blocks) = vdi.publish(p);
+            batches.push((vdi, batch));
+            freed.extend(blocks);
+            let mut remembered = self.0.remembered.borrow_mut();
             remembered.insert(vdi.id(), (vdi.record().lease_epoch, vdi.record().generation));
         }
         let blocks = freed.len() as u64;
         let runs = runs_of(freed, shared.store.geometry().extent_blocks());
         // Any record appended so far may name them.
         shared.store.quarantine(runs, shared.log.newest());
+        for (vdi, batch) in batches {
+            vdi.forget(batch).await;
+        }
         blocks
     }
     /// Forget the part of the log that every VDI has in its tree, and hand out what that makes reusable.
@@ -177,7 +192,8 @@ impl Engine {
             }
         }
         shared.store.give_back(released);
-        Ok(())
+        // Not needed for safety: a kill right after this round leaks nothing that it freed.
+        shared.store.write_dirty_bitmaps().await
     }
 }
 

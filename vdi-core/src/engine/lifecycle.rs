@@ -95,6 +95,9 @@ impl Engine {
                 format!("generation {} is older than {}, which was durable", record.generation.0, least.1.0),
             ));
         }
+        if let Some(why) = self.0.poisoned.borrow().as_ref() {
+            vdi.hold(why.duplicate());
+        }
         self.0.vdis.borrow_mut().insert(entry.id, vdi.clone());
         Ok(vdi)
     }

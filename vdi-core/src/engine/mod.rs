@@ -68,6 +68,7 @@ struct Inner {
     /// Least (lease epoch, generation) each VDI's record must have, from the log's head.
     remembered: RefCell<BTreeMap<VdiId, (u64, Generation)>>,
     failed_rounds: Cell<u32>,
+    poisoned: RefCell<Option<Error>>,
     stats: Cell<CheckpointStats>,
     closing: Cell<bool>,
     recovery: Cell<Recovery>,
@@ -120,6 +121,18 @@ impl Engine {
     pub async fn open_vdi(&self, name: &str) -> Result<Vdi> {
         let entry = self.store().find_vdi(name).ok_or_else(|| no_vdi(name))?;
         self.open_entry(&entry).await
+    }
+    /// The store failed in a way that only a restart can mend: no VDI takes writes any more.
+    fn poison(&self, cause: &Error) {
+        let error = Error::new(
+            ErrorKind::Poisoned,
+            format!("the store failed: {}", cause.message()),
+            "check the device and the kernel log, then restart the daemon, which recovers",
+        );
+        for vdi in self.0.vdis.borrow().values() {
+            vdi.hold(error.duplicate());
+        }
+        self.0.poisoned.borrow_mut().get_or_insert(error);
     }
     /// Checkpoint everything that is there now.
     pub async fn checkpoint(&self) -> Result<()> {

@@ -69,6 +69,7 @@ impl Engine {
             round: TaskLock::default(),
             remembered: RefCell::new(remembered),
             failed_rounds: Cell::new(0),
+            poisoned: RefCell::default(),
             stats: Cell::default(),
             closing: Cell::new(false),
             recovery: Cell::default(),

@@ -15,11 +15,13 @@ use super::walk::{Place, Step, Walk};
 use super::writer::NodeWriter;
 use super::{Applied, Change, Entry, Node, NodeCache, NodeSource, Root, To};
 use crate::error::{Error, Result};
-use crate::executor::{LocalFuture, join_all};
+use crate::executor::{LocalFuture, join_all, yield_now};
 use crate::format::node::{LEVEL_BITS, NodeDraft, entry_blocks};
 use crate::limits::NODE_ENTRIES;
 use crate::units::{BlockAddr, Epoch, VirtualBlock};
 
+/// Nodes rewritten before a job gives way: about 200 us of work.
+const NODES_PER_SLICE: u32 = 32;
 /// Old children read ahead at once while a node's children are rewritten.
 const PREFETCH_NODES: usize = 32;
 
@@ -43,7 +45,7 @@ pub async fn apply(
     assert!(threshold < epoch && root.birth <= epoch, "{threshold:?}, {:?}, {epoch:?}", root.birth);
     assert_batch(root, changes);
     let writer = NodeWriter::new(cache, certain_nodes(changes, root.depth), epoch);
-    let mut job = Job { cache, epoch, threshold, writer, freed: Vec::new(), data_blocks_delta: 0 };
+    let mut job = Job { cache, epoch, threshold, writer, freed: Vec::new(), data_blocks_delta: 0, busy: 0 };
     let top = job.rewrite(root.entry(), root.depth - 1, 0, changes).await;
     let settled = job.writer.settle().await;
     let top = top?;
@@ -133,6 +135,8 @@ struct Job<'a> {
     writer: NodeWriter<'a>,
     freed: Vec<BlockAddr>,
     data_blocks_delta: i64,
+    /// Nodes rewritten since this job last gave way.
+    busy: u32,
 }
 
 impl Job<'_> {
@@ -177,6 +181,11 @@ impl Job<'_> {
             }
             if draft.is_empty() {
                 return Ok(None);
+            }
+            self.busy += 1;
+            if self.busy == NODES_PER_SLICE {
+                self.busy = 0;
+                yield_now().await;
             }
             self.writer.put(draft.finish(), level, maps).await.map(Some)
         })

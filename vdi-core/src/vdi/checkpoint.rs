@@ -10,12 +10,12 @@ use std::rc::Rc;
 use smallvec::SmallVec;
 
 use super::content::{Content, Staged};
-use super::overlay::EpochChanges;
+use super::overlay::{Batch, EpochChanges};
 use super::snapshot::{Event, What};
 use super::{Vdi, root_of};
 use crate::buffer::{IoBuf, IoBufs};
 use crate::error::Result;
-use crate::executor::{LocalFuture, join_all};
+use crate::executor::{LocalFuture, join_all, yield_now};
 use crate::format::vdi_record::{Applied, VdiRecord};
 use crate::limits::{CHECKPOINT_INFLIGHT_BYTES_MAX, CHECKPOINT_WRITE_BYTES_MAX};
 use crate::store::{ExtentKind, Need, Run};
@@ -24,6 +24,8 @@ use crate::tree::{Change, Root, To, apply};
 use crate::units::{BLOCK_SIZE, BlockAddr, Epoch, Generation, SegmentSeq, VdiSeq, VirtualBlock};
 
 const RUN_BLOCKS_MAX: u32 = (CHECKPOINT_WRITE_BYTES_MAX / BLOCK_SIZE) as u32;
+/// Overlay entries looked at before a checkpoint gives way: about 200 us of work.
+const ENTRIES_PER_SLICE: usize = 1024;
 const WRITES_MAX: usize = CHECKPOINT_INFLIGHT_BYTES_MAX / CHECKPOINT_WRITE_BYTES_MAX;
 
 /// What one checkpoint takes of a VDI.
@@ -86,7 +88,7 @@ impl Vdi {
         }
     }
     async fn apply_cut(&self, cut: &Cut) -> Result<(VdiRecord, SnapshotLog, Vec<BlockAddr>)> {
-        let (mut epochs, hidden) = self.0.overlay.borrow().batch(cut.batch);
+        let Batch { mut epochs, hidden } = self.take_batch(cut.batch).await;
         let events: Vec<Event> =
             self.0.events.borrow().iter().filter(|e| e.seq <= cut.seq).cloned().collect();
         let taken = |e: &Event| match e.what {
@@ -130,6 +132,15 @@ impl Vdi {
             Applied { log: log.uuid(), incarnation: log.incarnation(), segment: cut.segment, seq: cut.seq };
         Ok((record, snapshots, freed))
     }
+    async fn take_batch(&self, batch: u64) -> Batch {
+        let mut taken = Batch::default();
+        let mut from = Some(0);
+        while let Some(at) = from {
+            from = self.0.overlay.borrow().take_batch(batch, at, ENTRIES_PER_SLICE, &mut taken);
+            yield_now().await;
+        }
+        taken
+    }
     /// Give the inline blocks of an epoch their places, and write them there, sorted and packed.
     async fn place_epoch(&self, changes: EpochChanges) -> Result<Vec<Change>> {
         let mut out = Vec::with_capacity(changes.len());
@@ -159,7 +170,8 @@ impl Vdi {
             }
         }
         self.write_inline(inline, &mut out).await?;
-        out.sort_unstable_by_key(|c| c.at);
+        // Two ascending runs at most: a stable sort merges them in one pass.
+        out.sort_by_key(|c| c.at);
         Ok(out)
     }
     async fn write_inline(&self, mut inline: VecDeque<Piece>, out: &mut Vec<Change>) -> Result<()> {
@@ -174,7 +186,7 @@ impl Vdi {
             if writes.len() == WRITES_MAX {
                 join_all(std::mem::take(&mut writes)).await.into_iter().collect::<Result<()>>()?;
                 // Guests first: let their requests run between slices.
-                self.0.shared.executor.yield_now().await;
+                yield_now().await;
             }
         }
         join_all(writes).await.into_iter().collect()
@@ -200,17 +212,25 @@ impl Vdi {
     pub async fn write_record(&self, prepared: &Prepared) -> Result<()> {
         self.0.shared.store.write_record(self.0.slots, &prepared.record).await
     }
-    /// The record is durable: forget the batch. Returns the blocks it freed, for the quarantine.
-    pub fn publish(&self, prepared: Prepared) -> Vec<BlockAddr> {
+    /// The record is durable: go over to it. Returns the batch, for [`Vdi::forget`], and the blocks freed, for
+    /// the quarantine. The overlay still shows the batch until it is forgotten; the tree says the same.
+    pub fn publish(&self, prepared: Prepared) -> (u64, Vec<BlockAddr>) {
         let inner = &self.0;
         inner.record.set(prepared.record);
         inner.root.set(root_of(&prepared.record));
-        inner.overlay.borrow_mut().forget(prepared.cut.batch);
         inner.events.borrow_mut().retain(|e| e.seq > prepared.cut.seq);
         inner.oldest.borrow_mut().retain(|(b, _)| *b > prepared.cut.batch);
         *inner.snapshots.borrow_mut() = prepared.snapshots;
         inner.shared.store.unreserve(prepared.cut.reserved);
-        prepared.freed
+        (prepared.cut.batch, prepared.freed)
+    }
+    /// Drop a published batch from the overlay, in slices.
+    pub async fn forget(&self, batch: u64) {
+        let mut from = Some(0);
+        while let Some(at) = from {
+            from = self.0.overlay.borrow_mut().forget(batch, at, ENTRIES_PER_SLICE);
+            yield_now().await;
+        }
     }
 }
 

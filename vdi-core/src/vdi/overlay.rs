@@ -54,8 +54,17 @@ pub struct Overlay {
     versions: usize,
 }
 
-/// What a checkpoint takes from one epoch, in order of virtual block.
+/// What a checkpoint takes from one epoch, in order of virtual block: (first block, blocks, content).
 pub type EpochChanges = Vec<(u64, u64, Content)>;
+
+/// What a checkpoint takes.
+#[derive(Default, Debug)]
+pub struct Batch {
+    /// By epoch, oldest first.
+    pub epochs: BTreeMap<Epoch, EpochChanges>,
+    /// Versions that newer ones of their own epoch hide for good (left by a checkpoint that failed).
+    pub hidden: Vec<(u64, Content)>,
+}
 
 impl Overlay {
     /// Versions held (the bound is the caller's).
@@ -169,24 +178,27 @@ impl Overlay {
         }
         out
     }
-    /// What a checkpoint through `batch` applies, by epoch: the newest version of each epoch. Also what
-    /// those versions hide for good (older batches of the same epoch, left by a checkpoint that failed).
-    #[must_use]
-    pub fn batch(&self, batch: u64) -> (BTreeMap<Epoch, EpochChanges>, Vec<(u64, Content)>) {
-        let mut epochs: BTreeMap<Epoch, EpochChanges> = BTreeMap::new();
-        let mut hidden = Vec::new();
-        for (&at, e) in &self.map {
+    /// Part of what a checkpoint through `batch` applies: the newest version of each epoch, of at most
+    /// `entries_max` entries that start at or after `from`. Returns where to go on. Versions of the batch do
+    /// not change between the parts; entries may be split, and a piece of one already taken starts before `from`.
+    pub fn take_batch(&self, batch: u64, from: u64, entries_max: usize, into: &mut Batch) -> Option<u64> {
+        let mut next = from;
+        for (nth, (&at, e)) in self.map.range(from..).enumerate() {
+            if nth == entries_max {
+                return Some(next);
+            }
             let mut newer = None;
             for v in e.versions.iter().filter(|v| v.batch <= batch) {
                 if newer == Some(v.epoch) {
-                    hidden.push((e.blocks, v.content.clone()));
+                    into.hidden.push((e.blocks, v.content.clone()));
                 } else {
-                    epochs.entry(v.epoch).or_default().push((at, e.blocks, v.content.clone()));
+                    into.epochs.entry(v.epoch).or_default().push((at, e.blocks, v.content.clone()));
                 }
                 newer = Some(v.epoch);
             }
+            next = at + e.blocks;
         }
-        (epochs, hidden)
+        None
     }
     /// Where out-of-line data of any version lie.
     #[must_use]
@@ -194,15 +206,20 @@ impl Overlay {
         let all = self.map.values().flat_map(|e| e.versions.iter().map(|v| v.content.placed_runs(e.blocks)));
         all.flatten().collect()
     }
-    /// Forget every version through `batch`: the tree has them.
-    pub fn forget(&mut self, batch: u64) {
-        let mut versions = 0;
-        self.map.retain(|_, e| {
-            e.versions.retain(|v| v.batch > batch);
-            versions += e.versions.len();
-            !e.versions.is_empty()
-        });
-        self.versions = versions;
+    /// Forget versions through `batch`, which the tree has, of at most `entries_max` entries that start at or
+    /// after `from`. Returns where to go on.
+    pub fn forget(&mut self, batch: u64, from: u64, entries_max: usize) -> Option<u64> {
+        let part: SmallVec<[u64; 64]> = self.map.range(from..).take(entries_max).map(|(at, _)| *at).collect();
+        for at in &part {
+            let entry = self.map.get_mut(at).expect("collected above");
+            let before = entry.versions.len();
+            entry.versions.retain(|v| v.batch > batch);
+            self.versions -= before - entry.versions.len();
+            if entry.versions.is_empty() {
+                self.map.remove(at);
+            }
+        }
+        part.last().filter(|_| part.len() == entries_max).map(|at| at + 1)
     }
     /// Forget everything and return it (the VDI is deleted).
     pub fn take_all(&mut self) -> Vec<(u64, Content)> {
@@ -273,14 +290,17 @@ mod tests {
                     Step::Snapshot => epoch = epoch.next(),
                     Step::Cut => { batch += 1; at_cut = newest.clone(); }
                     Step::Checkpoint => {
-                        let (epochs, _) = overlay.batch(batch - 1);
-                        for (_, changes) in epochs {
+                        let mut taken = Batch::default();
+                        let mut from = Some(0);
+                        while let Some(at) = from { from = overlay.take_batch(batch - 1, at, 3, &mut taken); }
+                        for (_, changes) in taken.epochs {
                             for (a, n, c) in changes {
                                 for i in 0..n { tree.insert(a + i, addr_of(&c.skip(i))); }
                             }
                         }
                         for (b, v) in &at_cut { prop_assert_eq!(tree.get(b), Some(v)); }
-                        overlay.forget(batch - 1);
+                        let mut from = Some(0);
+                        while let Some(at) = from { from = overlay.forget(batch - 1, at, 3); }
                     }
                 }
                 let mut next = 0;

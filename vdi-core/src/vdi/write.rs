@@ -271,7 +271,12 @@ impl Vdi {
         inner.shared.store.quarantine(runs, segment);
     }
     pub(super) fn note_segment(&self, batch: u64, segment: SegmentSeq) {
-        self.0.shared.pressure.note_dirty();
+        let shared = &self.0.shared;
+        shared.pressure.note_dirty();
+        let log = shared.log.stats();
+        if log.used_bytes > log.ring_bytes / 2 {
+            shared.pressure.request();
+        }
         let mut oldest = self.0.oldest.borrow_mut();
         if oldest.last().is_none_or(|(b, _)| *b != batch) {
             oldest.push((batch, segment));

@@ -163,7 +163,7 @@ fn a_cut_is_remembered_by_every_later_life() {
     let (mut world, log) = World::with_log(RING_BYTES, 6);
     append_each(&world, &log, 1..=2);
     world.append(&log, &discard(3)).unwrap();
-    world.run(None, world.executor.clone().yield_now());
+    world.run(None, crate::executor::yield_now());
     let together: Vec<_> = (4..=8).map(|seq| world.append(&log, &discard(seq)).unwrap()).collect();
     world.settle(&log);
     let torn = &together[4];
