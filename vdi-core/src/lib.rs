@@ -6,6 +6,7 @@
 //! `vdi gc check` < `engine` < `sim`.
 
 pub mod buffer;
+pub mod check;
 pub mod clock;
 pub mod device;
 pub mod engine;

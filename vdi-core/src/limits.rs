@@ -24,6 +24,8 @@ pub const NAME_BYTES_MAX: usize = 63;
 pub const LABEL_BYTES_MAX: usize = 63;
 /// Records in one VDI's snapshot log (snapshots, labels, removals).
 pub const SNAPSHOT_RECORDS_MAX: u64 = 1 << 20;
+/// Findings that one check lists; more are counted.
+pub const CHECK_FINDINGS_MAX: usize = 1000;
 /// Slots for hosts in a store.
 pub const HOSTS_MAX: u16 = 64;
 /// Data blocks in one log segment at most (2 MiB).

@@ -1,0 +1,78 @@
+//! The logs: every segment that counts, what it names in the store, and which VDI records it remembers.
+
+use super::{Check, Severity};
+use crate::device::DeviceHandle;
+use crate::error::{Error, ErrorKind};
+use crate::format::host::HostLog;
+use crate::format::log_head::{SLOT_BYTES, SLOTS, slot_offset_bytes, verify_slot};
+use crate::format::record::Body;
+use crate::log::{Log, Scan};
+
+const LOST: &str = "writes in these segments are lost; the daemon holds the VDIs they name until they are \
+                    rolled back, restored, or opened with --discard-log";
+const SLOT: &str = "the other slot serves; the daemon writes this one anew when it next trims the log";
+const ABSENT: &str = "give the log with --log: without it, blocks it names look like leaks";
+
+impl Check {
+    /// Scan every log that a host record names, on whichever of `devices` it is.
+    pub(super) async fn logs(&mut self, devices: &[DeviceHandle]) {
+        for log in self.system.logs.clone() {
+            if let Some(scan) = self.find_log(&log, devices).await {
+                self.take_in(&scan);
+            }
+        }
+    }
+    async fn find_log(&mut self, log: &HostLog, devices: &[DeviceHandle]) -> Option<Scan> {
+        for device in devices {
+            match Log::scan(device, log.uuid, self.reader.superblock.uuid).await {
+                Ok(scan) => {
+                    self.head_slots(device, log).await;
+                    return Some(scan);
+                }
+                Err(e) if matches!(e.kind(), ErrorKind::LogMissing | ErrorKind::WrongStore) => {}
+                Err(e) => {
+                    self.report.blind(&e, LOST);
+                    return None;
+                }
+            }
+        }
+        self.report.incomplete = true;
+        let message = format!("log {} is not at hand: what it holds was not checked", log.uuid);
+        self.report.add(Severity::Note, message, ABSENT);
+        None
+    }
+    /// One slot of the head is enough; a write in progress at a crash leaves one that does not verify.
+    async fn head_slots(&mut self, device: &DeviceHandle, log: &HostLog) {
+        for slot in 0..SLOTS {
+            let read = device.read(slot_offset_bytes(slot), SLOT_BYTES).await;
+            if let Err(e) = read.and_then(|bytes| verify_slot(&bytes, log.uuid, slot)) {
+                self.report.add(Severity::Note, e.message().to_owned(), SLOT);
+            }
+        }
+    }
+    fn take_in(&mut self, scan: &Scan) {
+        self.report.counts.segments += scan.segments().len() as u64;
+        self.remembered.extend_from_slice(scan.generations());
+        for finding in scan.findings() {
+            let names: Vec<&str> = finding.vdis.iter().filter_map(|id| self.vdi_name(*id)).collect();
+            let error = match names.is_empty() {
+                true => finding.error(),
+                false => finding.error().context(format!("writes to {}", names.join(", "))),
+            };
+            self.report.blind(&error, LOST);
+        }
+        for (_, _, record, _) in scan.records() {
+            let Body::WriteOut { runs, .. } = &record.body else { continue };
+            for (start, blocks) in runs {
+                let outside = (0..u64::from(*blocks)).any(|n| self.logged.insert(start.plus(n)).is_none());
+                if outside {
+                    let detail = format!("a log record of VDI {} names {blocks} blocks there", record.vdi);
+                    self.report.corrupt(&Error::corrupt("block address", start, detail), LOST);
+                }
+            }
+        }
+    }
+    fn vdi_name(&self, id: crate::units::VdiId) -> Option<&str> {
+        self.system.vdis.iter().find(|v| v.id == id).map(|v| v.name.as_str())
+    }
+}

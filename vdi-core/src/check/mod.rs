@@ -1,0 +1,92 @@
+//! The offline checker: reads a whole store in its own way and says what is wrong with it.
+//!
+//! It shares the descriptions of structures (`format`), the walk over trees and the log's scan with the
+//! engine, but neither its allocator nor its idea of what is free. The caller holds the store's lock.
+//!
+//! Order of work: superblock, catalogue, host records, registry ([`system`]); the log ([`logs`]); VDI
+//! records, snapshot logs and trees ([`vdis`]), noting every block's owner ([`owners`]); then extent headers
+//! and bitmaps against what was reached ([`space`]); last, for damage in trees, which disks it hurts ([`hurt`]).
+//!
+//! Invariants:
+//! - it writes nothing; [`repair_leaks`] writes only bitmap sectors, and only after a check that could
+//!   read every reference;
+//! - no bytes on the store make it panic, loop or take more memory than a few bits for each block;
+//! - a leak is a block that nothing can name: not a tree, not a record, not a claim, not a live segment.
+
+mod data;
+mod hurt;
+mod logs;
+mod owners;
+mod reader;
+mod repair;
+mod report;
+mod space;
+mod system;
+mod vdis;
+
+use crate::device::DeviceHandle;
+use crate::error::Result;
+use crate::format::log_head::VdiGeneration;
+use crate::tree::walk::BlockSet;
+
+pub use repair::repair_leaks;
+pub use report::{Counts, Finding, Hurt, Report, Severity};
+
+use owners::Owners;
+use reader::Reader;
+use system::System;
+
+/// What to check beyond the metadata.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct CheckOptions {
+    /// Read every data block and compare it with its checksum.
+    pub data: bool,
+}
+
+/// What is known so far.
+struct Check {
+    options: CheckOptions,
+    reader: Reader,
+    system: System,
+    owners: Owners,
+    /// Blocks that live log records name.
+    logged: BlockSet,
+    /// Generations that the log heads remember.
+    remembered: Vec<VdiGeneration>,
+    trees: Vec<vdis::Tree>,
+    damage: Vec<hurt::Damage>,
+    report: Report,
+}
+
+/// Check the store on `store`; `logs` are whatever logs of it are at hand, in any order.
+///
+/// # Errors
+/// When the check cannot be completed: no superblock to start from, or a format this program does not know.
+/// What is wrong with the store is not an error but in the report.
+pub async fn check(store: &DeviceHandle, logs: &[DeviceHandle], options: CheckOptions) -> Result<Report> {
+    let mut report = Report::default();
+    let superblock = system::superblock(store, &mut report).await?;
+    let catalogue = system::catalogue(store, &superblock, &mut report).await?;
+    let reader = Reader::new(store.clone(), superblock, catalogue);
+    let system = system::read(&reader, &mut report).await?;
+    let set = || BlockSet::new(superblock.geometry, superblock.extents);
+    let mut check = Check {
+        options,
+        owners: Owners::new(set),
+        logged: set(),
+        remembered: Vec::new(),
+        trees: Vec::new(),
+        damage: Vec::new(),
+        reader,
+        system,
+        report,
+    };
+    check.logs(logs).await;
+    check.vdis().await;
+    check.space().await;
+    check.who_is_hurt().await;
+    Ok(check.report)
+}
+
+#[cfg(test)]
+mod tests;

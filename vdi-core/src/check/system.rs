@@ -1,0 +1,247 @@
+//! The system area: superblock, catalogue, host records, registry.
+
+use std::collections::BTreeSet;
+
+use super::reader::{Reader, read_long};
+use super::{Report, Severity};
+use crate::device::DeviceHandle;
+use crate::error::{Error, ErrorKind, Result};
+use crate::format::catalogue::{self, CatalogueEntry, ENTRIES_PER_SECTOR, ExtentKind};
+use crate::format::extent::RegionBits;
+use crate::format::host::{Claim, HostLog, HostRecord};
+use crate::format::registry::{self, RegistryEntry};
+use crate::format::superblock::{self, COPIES, Superblock};
+use crate::limits::{HOSTS_MAX, REGION_BLOCKS};
+use crate::units::{BLOCK_BYTES, BLOCK_SIZE, BlockAddr};
+
+const SECTOR: usize = catalogue::SECTOR_SIZE;
+const REWRITTEN: &str = "the other copy serves; the daemon writes this one anew when it changes it next";
+const CATALOGUE_HINT: &str =
+    "extents in this sector cannot be found; restore the VDIs that lie there from a backup into a new store";
+const REGISTRY_HINT: &str =
+    "the VDI of this entry cannot be found by name; its blocks are kept until the entry is restored";
+
+/// What the system area holds besides superblock and catalogue.
+#[derive(Default)]
+pub(super) struct System {
+    pub vdis: Vec<RegistryEntry>,
+    pub logs: Vec<HostLog>,
+    /// Claims of all hosts; what they have not used is free, unless `doubtful`.
+    pub claims: Vec<Claim>,
+    /// Claims of hosts one of whose record copies is damaged: it may have been the newer one, so none of
+    /// their blocks is known to be free.
+    pub doubtful: Vec<Claim>,
+}
+
+/// Choose the superblock; without one there is nothing to check.
+pub(super) async fn superblock(device: &DeviceHandle, report: &mut Report) -> Result<Superblock> {
+    let name = device.info().name.clone();
+    let mut found: Vec<Superblock> = Vec::new();
+    let mut problems = Vec::new();
+    for (copy, block) in COPIES.iter().enumerate() {
+        let read = device.read(block * BLOCK_BYTES, BLOCK_SIZE).await;
+        match read.and_then(|bytes| whole(&bytes, copy)) {
+            Ok(sb) => found.push(sb),
+            Err(e) if e.kind() == ErrorKind::Unsupported => return Err(e),
+            Err(e) => problems.push(e),
+        }
+    }
+    let Some(best) = found.iter().max_by_key(|sb| sb.generation).copied() else {
+        let detail = problems.first().map_or("", |e| e.message());
+        return Err(Error::new(
+            ErrorKind::WrongStore,
+            format!("{name} holds no Parallax store: {detail}"),
+            "check the path; 'parallax format' makes a new store",
+        ));
+    };
+    best.check_features()?;
+    for e in &problems {
+        report.corrupt(e, REWRITTEN);
+    }
+    if found.iter().any(|sb| sb.uuid != best.uuid || (sb.generation == best.generation && *sb != best)) {
+        let message = format!("the two superblocks of {name} are of different stores");
+        report.add(Severity::Corrupt, message, "restore the device from a backup: two stores were mixed");
+    }
+    if device.info().len_bytes < best.store_bytes() {
+        let (has, needs) = (device.info().len_bytes, best.store_bytes());
+        let message = format!("{name} is truncated: it has {has} bytes, its superblock says {needs}");
+        report.add(Severity::Corrupt, message, "restore the device to its full size; nothing was changed");
+    }
+    Ok(best)
+}
+
+fn whole(bytes: &[u8], copy: usize) -> Result<Superblock> {
+    let sb = Superblock::verify(bytes, copy)?;
+    match bytes[superblock::BYTES..].iter().position(|b| *b != 0) {
+        None => Ok(sb),
+        Some(at) => {
+            let at = superblock::BYTES + at;
+            Err(Error::corrupt("superblock", format!("copy {copy}"), format!("byte {at} is not zero")))
+        }
+    }
+}
+
+/// Read the catalogue; entries of unreadable sectors are None.
+pub(super) async fn catalogue(
+    device: &DeviceHandle,
+    sb: &Superblock,
+    report: &mut Report,
+) -> Result<Vec<Option<CatalogueEntry>>> {
+    let bytes =
+        read_long(device, u64::from(sb.catalogue_start), sb.catalogue_sectors as usize * SECTOR).await?;
+    let mut entries = Vec::new();
+    for (index, sector) in bytes.chunks_exact(SECTOR).enumerate() {
+        let left = (sb.extents as usize).saturating_sub(entries.len());
+        let count = left.min(ENTRIES_PER_SECTOR);
+        match catalogue::decode(sector, index as u32, count, sb.uuid) {
+            Ok((some, _)) => entries.extend(some.into_iter().map(Some)),
+            Err(e) if count == 0 => {
+                report.corrupt(&e, "no extent is described there yet; restore the sector before extending");
+            }
+            Err(e) => {
+                report.blind(&e, CATALOGUE_HINT);
+                entries.extend(std::iter::repeat_n(None, count));
+            }
+        }
+    }
+    check_extents(device, sb, &mut entries, report);
+    Ok(entries)
+}
+
+/// Every extent lies on the device, and no two lie in one place.
+fn check_extents(
+    device: &DeviceHandle,
+    sb: &Superblock,
+    entries: &mut [Option<CatalogueEntry>],
+    report: &mut Report,
+) {
+    let device_blocks = device.info().len_bytes / BLOCK_BYTES;
+    let extent_blocks = sb.geometry.extent_blocks();
+    let mut starts = BTreeSet::new();
+    for (n, slot) in entries.iter_mut().enumerate() {
+        let Some(e) = slot else { continue };
+        let bad = |detail: String, report: &mut Report| {
+            let error = Error::corrupt("extent catalogue", format!("entry {n}"), detail);
+            report.blind(&error, CATALOGUE_HINT);
+        };
+        let end = e.start_block.checked_add(extent_blocks);
+        let system = n < sb.system_extents as usize;
+        if system != (e.kind == ExtentKind::System) {
+            bad(format!("the extent is {:?}", e.kind), report);
+        } else if e.device != 0 || end.is_none_or(|end| end > device_blocks) {
+            bad("the extent lies outside the device".into(), report);
+        } else if e.kind != ExtentKind::Free && e.host >= HOSTS_MAX {
+            bad(format!("it belongs to host slot {}, which there cannot be", e.host), report);
+        } else {
+            let near = e.start_block.saturating_sub(extent_blocks - 1)..e.start_block + extent_blocks;
+            if starts.range(near).next().is_some() {
+                bad("the extent overlaps another one".into(), report);
+            }
+            starts.insert(e.start_block);
+            continue;
+        }
+        *slot = None;
+    }
+}
+
+/// Read host records and registry.
+pub(super) async fn read(reader: &Reader, report: &mut Report) -> Result<System> {
+    let mut system = System::default();
+    for slot in 0..HOSTS_MAX {
+        host(reader, slot, &mut system, report).await;
+    }
+    check_claims(reader, &mut system, report);
+    registry(reader, &mut system, report).await?;
+    Ok(system)
+}
+
+async fn host(reader: &Reader, slot: u16, system: &mut System, report: &mut Report) {
+    let sb = &reader.superblock;
+    let mut best: Option<HostRecord> = None;
+    let mut problems = Vec::new();
+    for copy in 0..2u64 {
+        let block = u64::from(sb.hosts_start) + u64::from(slot) * 2 + copy;
+        let read = reader.device.read(Superblock::system_offset(block), BLOCK_SIZE).await;
+        if read.as_ref().is_ok_and(|bytes| bytes.iter().all(|b| *b == 0)) {
+            continue;
+        }
+        match read.and_then(|bytes| HostRecord::verify(&bytes, slot, copy, sb.uuid)) {
+            Ok(r) if best.as_ref().is_none_or(|b| b.generation < r.generation) => best = Some(r),
+            Ok(_) => {}
+            Err(e) => problems.push(e),
+        }
+    }
+    for e in &problems {
+        match best {
+            // The write in progress at a crash looks just like this.
+            Some(_) => report.add(Severity::Note, e.message().to_owned(), REWRITTEN),
+            None => {
+                report.blind(e, "the host's claims and logs are unknown; restore the store from a backup")
+            }
+        };
+    }
+    if let Some(record) = best {
+        system.logs.extend(record.logs);
+        let claims = if problems.is_empty() { &mut system.claims } else { &mut system.doubtful };
+        claims.extend(record.claims);
+    }
+}
+
+/// Drop claims that do not lie in an extent of their kind.
+fn check_claims(reader: &Reader, system: &mut System, report: &mut Report) {
+    let g = reader.superblock.geometry;
+    let fits = |c: &Claim| {
+        let in_store = c.start.0 >> g.extent_bits < reader.catalogue.len() as u64;
+        in_store && reader.entry(g.extent(c.start)).is_none_or(|e| e.kind == c.kind)
+    };
+    for claims in [&mut system.claims, &mut system.doubtful] {
+        for c in claims.iter().filter(|c| !fits(c)) {
+            let detail = format!("a claim of {:?} blocks names an extent of another kind", c.kind);
+            report.corrupt(&Error::corrupt("host record", c.start, detail), REWRITTEN);
+        }
+        claims.retain(fits);
+    }
+}
+
+/// The blocks of `claim` that were not used when it was written.
+pub(super) fn unused(claim: &Claim) -> RegionBits {
+    let mut mask = claim.mask;
+    for block in 0..u32::from(claim.used_through).min(REGION_BLOCKS) {
+        mask[(block / 64) as usize] &= !(1 << (block % 64));
+    }
+    mask
+}
+
+async fn registry(reader: &Reader, system: &mut System, report: &mut Report) -> Result<()> {
+    let sb = &reader.superblock;
+    let bytes = read_long(
+        &reader.device,
+        u64::from(sb.registry_start),
+        sb.registry_entries as usize * registry::BYTES,
+    )
+    .await?;
+    let (mut names, mut ids) = (BTreeSet::new(), BTreeSet::new());
+    for (index, sector) in bytes.chunks_exact(registry::BYTES).enumerate() {
+        match registry::decode(sector, index as u32, sb.uuid) {
+            Ok((None, _)) => {}
+            Ok((Some(entry), _)) => {
+                if !names.insert(entry.name.clone()) || !ids.insert(entry.id) {
+                    let detail = format!("VDI '{}' ({}) is there twice", entry.name, entry.id);
+                    let error = Error::corrupt("VDI registry", format!("entry {index}"), detail);
+                    report.corrupt(&error, "delete one of them under its name, after copying what it holds");
+                }
+                system.vdis.push(entry);
+            }
+            Err(e) => {
+                report.blind(&e, REGISTRY_HINT);
+            }
+        }
+    }
+    report.counts.vdis = system.vdis.len() as u64;
+    Ok(())
+}
+
+/// For messages: where a record's slot lies.
+pub(super) fn slot_name(name: &str, slot: BlockAddr) -> String {
+    format!("{slot} (VDI '{name}')")
+}
