@@ -46,6 +46,10 @@ demo: setup ## The main job, told as it happens: guests on snapshotted, cloned d
 	cargo build --release --workspace --bins
 	target/release/qemu-harness demo
 
+.PHONY: sim
+sim: ## Simulated worlds with crashes until CYCLES are done (SEED=1 CYCLES=10000 JOBS=2; FROM=n goes on after an interruption)
+	cargo run --release -p vdi-core --features sim --example sim
+
 .PHONY: bench
 bench: ## Measure: each question of benches/benches, rows to benches/runs (clean tree only; QUESTION=name for one)
 	@setup/rust.sh

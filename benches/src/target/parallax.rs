@@ -81,20 +81,8 @@ impl Parallax {
     /// Whatever one of these says.
     pub fn start(options: Options) -> io::Result<Parallax> {
         fs::create_dir_all(options.run_dir())?;
-        fs::File::create(options.store())?.set_len(options.store_bytes)?;
-        let (cli, store) = (binary("parallax")?, options.store());
-        let log = options.dir.join("log");
-        let text = |p: &Path| p.display().to_string();
-        run(&[
-            &text(&cli),
-            "format",
-            &text(&store),
-            "--log",
-            &text(&log),
-            "--log-size",
-            &options.log_size,
-            "--yes",
-        ])?;
+        let (cli, store) = (binary("parallax")?.display().to_string(), options.store().display().to_string());
+        run(&[&cli, "format", &store, "--size", &options.store_bytes.to_string(), "--yes"])?;
         let daemon = options.launch()?;
         let socket = options.run_dir().join("vdi").join(format!("{VDI}.sock"));
         let mut new = Parallax { options, socket, daemon };
