@@ -54,6 +54,11 @@ fn gone() -> Error {
 }
 
 impl DataLink {
+    /// Rings the data thread, for whoever has something for it elsewhere.
+    #[must_use]
+    pub fn waker(&self) -> Event {
+        self.wake.clone()
+    }
     /// Say something and go on.
     pub fn tell(&self, message: Message) -> Result<()> {
         self.messages.send(message).map_err(|_| gone())?;

@@ -1,0 +1,197 @@
+//! The loop itself: turns, polling, sleeping, and the end.
+
+use std::os::fd::{AsRawFd, RawFd};
+use std::rc::Rc;
+
+use vdi_core::{Error, Result};
+
+use super::attached_file::Attachment;
+use super::polling::Polling;
+use super::serve::Rings;
+use super::{LAST_CHECKPOINT_NS, LAST_REQUESTS_NS, Stop, World, command};
+use crate::control::api::command::CommandReceiver;
+use crate::vhost::DataPort;
+
+/// Epoll token of the counter that other threads ring.
+const WAKE_TOKEN: u64 = u64::MAX;
+/// Epoll token of the engine's devices.
+const ENGINE_TOKEN: u64 = u64::MAX - 1;
+/// A loop that never sleeps still looks at its descriptors every so many turns.
+const TURNS_PER_LOOK: u32 = 16;
+const EVENTS_MAX: usize = 64;
+/// A sleep without a timer ends at the latest after this, ms: belt and braces, not needed by anything.
+const SLEEP_MS_MAX: u64 = 3_600_000;
+
+/// The loop and what it owns.
+pub struct Shard {
+    world: Rc<World>,
+    port: DataPort,
+    commands: CommandReceiver,
+    stop: Stop,
+    epoll: RawFd,
+    rings: Rings,
+    polling: Polling,
+    turns: u32,
+    ending: bool,
+}
+
+fn failed(what: &str, e: &std::io::Error) -> Error {
+    Error::io(what, e.raw_os_error().unwrap_or(libc::EIO))
+}
+
+impl Shard {
+    pub(super) fn new(
+        world: Rc<World>,
+        port: DataPort,
+        commands: CommandReceiver,
+        stop: Stop,
+    ) -> Result<Shard> {
+        let epoll = epoll::create(true).map_err(|e| failed("epoll", &e))?;
+        let watch = |fd: RawFd, token: u64| {
+            let event = epoll::Event::new(epoll::Events::EPOLLIN, token);
+            epoll::ctl(epoll, epoll::ControlOptions::EPOLL_CTL_ADD, fd, event)
+                .map_err(|e| failed("wait for events", &e))
+        };
+        watch(port.wake_fd().as_raw_fd(), WAKE_TOKEN)?;
+        for fd in world.engine.fds() {
+            watch(fd, ENGINE_TOKEN)?;
+        }
+        let rings = Rings::new(Rc::clone(&world), epoll);
+        let polling = Polling::default();
+        Ok(Shard { world, port, commands, stop, epoll, rings, polling, turns: 0, ending: false })
+    }
+    /// Serve again what was attached before, and what the configuration wants attached. What cannot be is
+    /// reported and left out; it stays in `attached.json`.
+    pub fn restore(&mut self, wanted: Vec<Attachment>) {
+        let world = Rc::clone(&self.world);
+        let done = Rc::new(std::cell::Cell::new(false));
+        let seen = Rc::clone(&done);
+        self.world.executor.spawn(async move {
+            world.restore(wanted).await;
+            seen.set(true);
+        });
+        while !done.get() {
+            self.round();
+        }
+    }
+    /// Run until someone asks for the end.
+    pub fn run(mut self) {
+        while !self.world.over.get() {
+            self.round();
+        }
+    }
+    /// One turn, and a sleep when it found nothing.
+    fn round(&mut self) {
+        if self.stop.is_asked() && !std::mem::replace(&mut self.ending, true) {
+            let world = Rc::clone(&self.world);
+            self.world.executor.spawn(async move { world.end().await });
+        }
+        if self.turn() {
+            self.polling.busy();
+        } else if !self.polling.goes_on(self.world.clock.now_ns()) && !self.rings.rearm() {
+            self.sleep();
+        }
+    }
+    /// True if anything happened.
+    fn turn(&mut self) -> bool {
+        self.turns = self.turns.wrapping_add(1);
+        if self.turns.is_multiple_of(TURNS_PER_LOOK) {
+            self.look(0);
+        }
+        let world = &self.world;
+        let now_ns = world.clock.now_ns();
+        world.executor.advance_to(now_ns);
+        let mut any = self.rings.take_requests();
+        any |= world.engine.poll();
+        any |= world.executor.run_until_stalled() > 0;
+        world.engine.kick();
+        // What tasks and log have just submitted is on its way before anything else is done.
+        any |= world.engine.poll();
+        any |= self.rings.finish_requests(now_ns);
+        any
+    }
+    fn sleep(&mut self) {
+        let next = [self.world.executor.next_timer_ns(), self.rings.next_ns()];
+        let now_ns = self.world.clock.now_ns();
+        let wait_ms = match next.into_iter().flatten().min() {
+            Some(at) => at.saturating_sub(now_ns).div_ceil(1_000_000).min(SLEEP_MS_MAX),
+            None => SLEEP_MS_MAX,
+        };
+        if self.look(wait_ms as i32) {
+            self.polling.slept(self.world.clock.now_ns() - now_ns);
+        }
+    }
+    /// Wait for events and act on them; true if there were any.
+    fn look(&mut self, wait_ms: i32) -> bool {
+        let mut events = [epoll::Event::new(epoll::Events::empty(), 0); EVENTS_MAX];
+        // An interrupted wait is a short wait.
+        let n = epoll::wait(self.epoll, wait_ms, &mut events).unwrap_or(0);
+        for event in &events[..n] {
+            match event.data {
+                WAKE_TOKEN => self.messages(),
+                // The next turn polls the engine.
+                ENGINE_TOKEN => {}
+                ring => self.rings.kicked(ring as usize),
+            }
+        }
+        n > 0
+    }
+    fn messages(&mut self) {
+        self.port.wake_fd().clear();
+        while let Some(message) = self.port.take() {
+            self.rings.act(message);
+        }
+        while let Some(command) = self.commands.next() {
+            self.world.executor.spawn(command::run(Rc::clone(&self.world), command));
+        }
+    }
+}
+
+impl Drop for Shard {
+    fn drop(&mut self) {
+        let _ = epoll::close(self.epoll);
+    }
+}
+
+impl World {
+    /// The end: bring the log to the store while guests go on, then let them go. The next daemon finds the
+    /// same attachments, and replays whatever did not fit into the time.
+    async fn end(self: Rc<World>) {
+        tracing::info!("stopping: checkpoint");
+        match within(&self, LAST_CHECKPOINT_NS, self.engine.checkpoint()).await {
+            Some(Ok(())) => {}
+            Some(Err(e)) => tracing::warn!(error = %e, hint = e.hint(), "the last checkpoint failed"),
+            None => tracing::warn!("the last checkpoint took too long; the next start replays the log"),
+        }
+        let disks: Vec<_> = self.disks.borrow().values().cloned().collect();
+        for disk in &disks {
+            if let Some(endpoint) = &*disk.endpoint.borrow() {
+                endpoint.close();
+            }
+        }
+        let all_gone = async {
+            for disk in &disks {
+                disk.wait_until_gone().await;
+            }
+        };
+        if within(&self, LAST_REQUESTS_NS, all_gone).await.is_none() {
+            tracing::warn!("requests are still in flight; the next daemon takes them up");
+        } else if let Some(Err(e)) = within(&self, LAST_REQUESTS_NS, self.engine.close()).await {
+            tracing::warn!(error = %e, hint = e.hint(), "closing the store failed");
+        }
+        self.over.set(true);
+    }
+}
+
+/// The result of `work`, unless it takes longer than `limit_ns`.
+async fn within<T>(world: &World, limit_ns: u64, work: impl Future<Output = T>) -> Option<T> {
+    let mut work = std::pin::pin!(work);
+    let mut timer = std::pin::pin!(world.executor.sleep(limit_ns));
+    std::future::poll_fn(|cx| {
+        if let std::task::Poll::Ready(value) = work.as_mut().poll(cx) {
+            return std::task::Poll::Ready(Some(value));
+        }
+        timer.as_mut().poll(cx).map(|()| None)
+    })
+    .await
+}
