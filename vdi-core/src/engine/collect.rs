@@ -30,6 +30,8 @@ impl Engine {
         self.checkpoint_round().await?;
         let started = self.0.env.clock.now_ns();
         let collected = {
+            // Before the round: a write on its way may need one to find room.
+            let _pause = self.0.shared.placing.pause().await;
             let _round = self.0.round.lock().await;
             let _registry = self.store().lock_registry().await;
             let mut vdis = Vec::new();
@@ -41,7 +43,6 @@ impl Engine {
             for v in &vdis {
                 turns.push(v.lock_turn().await);
             }
-            let _pause = self.0.shared.placing.pause().await;
             self.mark_and_sweep(&vdis, dry_run).await?
         };
         self.0.reclaimable_bytes.set(Some(if dry_run { collected.dead_bytes } else { 0 }));

@@ -116,13 +116,22 @@ impl Engine {
                 ));
             }
         }
-        let _round = self.0.round.lock().await;
-        {
-            let _registry = self.store().lock_registry().await;
-            self.store().remove_vdi(entry.id).await?;
+        if let Some(vdi) = &vdi {
+            // Before the round: a request on its way may need one to find room.
+            vdi.retire().await;
         }
-        if let Some(vdi) = vdi {
-            vdi.delete().await;
+        let _round = self.0.round.lock().await;
+        let removed = {
+            let _registry = self.store().lock_registry().await;
+            self.store().remove_vdi(entry.id).await
+        };
+        match (vdi, removed) {
+            (Some(vdi), Ok(())) => vdi.forget_all().await,
+            (Some(vdi), Err(e)) => {
+                vdi.unretire();
+                return Err(e);
+            }
+            (None, removed) => removed?,
         }
         self.0.vdis.borrow_mut().remove(&entry.id);
         self.0.remembered.borrow_mut().remove(&entry.id);

@@ -9,7 +9,9 @@ use crate::format::catalogue::{self, CatalogueEntry, ENTRIES_PER_SECTOR, ExtentK
 use crate::format::host::HostRecord;
 use crate::format::registry;
 use crate::format::superblock::{COPIES, Features, HOSTS_START, Superblock};
-use crate::limits::{EXTENT_BITS_DEFAULT, EXTENT_BITS_MAX, EXTENT_BITS_MIN, EXTENTS_MAX, HOSTS_MAX};
+use crate::limits::{
+    EXTENT_BITS_DEFAULT, EXTENT_BITS_MAX, EXTENT_BITS_MIN, EXTENTS_MAX, HOSTS_MAX, LOG_VDIS_MAX,
+};
 use crate::units::{BLOCK_BYTES, BLOCK_SIZE, Generation, Geometry, Uuid};
 
 /// Choices at format.
@@ -17,7 +19,7 @@ use crate::units::{BLOCK_BYTES, BLOCK_SIZE, Generation, Geometry, Uuid};
 pub struct CreateOptions {
     /// log2 of blocks per extent; default: 1 GiB extents, smaller on small stores (128 or more of them).
     pub extent_bits: Option<u32>,
-    /// Most VDIs the store can hold; default 4,096, on stores below 1 GiB 256.
+    /// Most VDIs the store can hold; default 4,000, on stores below 1 GiB 256.
     pub vdis_max: Option<u32>,
     /// Format even if the device holds a store already.
     pub force: bool,
@@ -89,7 +91,8 @@ fn plan(bytes: u64, uuid: Uuid, created_ns: u64, options: CreateOptions) -> Resu
             "choose larger extents",
         ));
     }
-    let vdis = options.vdis_max.unwrap_or(if bytes < 1 << 30 { 256 } else { 4096 });
+    // A log head remembers a generation for each VDI.
+    let vdis = options.vdis_max.unwrap_or(if bytes < 1 << 30 { 256 } else { 4000 }).min(LOG_VDIS_MAX as u32);
     let catalogue_start = HOSTS_START + u32::from(HOSTS_MAX) * 2;
     // Room for four times the extents, so that the store can be extended in place.
     let catalogue_sectors = (extents * 4).min(EXTENTS_MAX).div_ceil(ENTRIES_PER_SECTOR as u64) as u32;

@@ -87,6 +87,8 @@ pub struct Pressure {
     wake: Signal,
     /// Notified at the end of each checkpoint, successful or not.
     pub ended: Signal,
+    /// Notified when a VDI stops taking writes: those that wait for room must not wait for ever.
+    pub refused: Signal,
     /// Checkpoints ended so far.
     pub count: Cell<u64>,
     /// Something was written since the last checkpoint began.
@@ -261,6 +263,7 @@ impl Vdi {
     /// Take no writes from now on: the tree cannot be brought up to date.
     pub fn hold(&self, why: Error) {
         self.0.held.borrow_mut().get_or_insert(why);
+        self.0.shared.pressure.refused.notify();
     }
     fn check_writable(&self) -> Result<()> {
         if self.0.deleted.get() {

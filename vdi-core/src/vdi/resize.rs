@@ -91,10 +91,18 @@ impl Vdi {
         self.0.root.set(root_of(&record));
         Ok(())
     }
-    /// The VDI is deleted: take no more requests and drop what is not in the tree.
-    pub async fn delete(&self) {
+    /// The VDI is about to be deleted: take no more writes, and wait for those on their way.
+    pub async fn retire(&self) {
         self.0.deleted.set(true);
+        self.0.shared.pressure.refused.notify();
         self.quiesce().await;
+    }
+    /// The VDI was not deleted after all.
+    pub fn unretire(&self) {
+        self.0.deleted.set(false);
+    }
+    /// The VDI is deleted: drop what is not in the tree.
+    pub async fn forget_all(&self) {
         let _turn = self.lock_turn().await;
         // Blocks of out-of-line writes are the collector's, like the rest of the tree.
         drop(self.0.overlay.borrow_mut().take_all());

@@ -1,11 +1,15 @@
 //! Room for writes before they are acknowledged: the promise of space, and asking for a checkpoint
 //! when credit is short.
 
+use std::future::{Future, poll_fn};
 use std::ops::Range;
+use std::pin::pin;
+use std::task::Poll;
 
 use super::Vdi;
 use crate::error::Result;
 use crate::limits::{NODE_ENTRIES, OVERLAY_VERSIONS_MAX};
+use crate::log::Reservation;
 use crate::store::Need;
 
 impl Vdi {
@@ -63,6 +67,22 @@ impl Vdi {
             let ended = pressure.ended.wait();
             pressure.request();
             ended.await;
+        }
+    }
+    /// Reserve log space, unless the VDI stops taking writes first.
+    pub(super) async fn reserve_log(&self, record_bytes: usize, data_blocks: u32) -> Result<Reservation> {
+        let mut reserve = pin!(self.0.shared.log.reserve(record_bytes, data_blocks));
+        loop {
+            self.check_writable()?;
+            let mut refused = pin!(self.0.shared.pressure.refused.wait());
+            let granted = poll_fn(|cx| match reserve.as_mut().poll(cx) {
+                Poll::Ready(r) => Poll::Ready(Some(r)),
+                Poll::Pending => refused.as_mut().poll(cx).map(|()| None),
+            });
+            if let Some(result) = granted.await {
+                self.check_writable()?;
+                return result;
+            }
         }
     }
     /// Keep the overlay within its bound.

@@ -157,8 +157,7 @@ impl Vdi {
         let mut record = self.record_for(body);
         let mut tries = 0;
         loop {
-            let reservation = shared.log.reserve(record.encoded_bytes(), 0).await?;
-            self.check_writable()?;
+            let reservation = self.reserve_log(record.encoded_bytes(), 0).await?;
             valid()?;
             if !self.try_promise_metadata(EVENT_BLOCKS) {
                 drop(reservation);

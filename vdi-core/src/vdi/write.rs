@@ -232,8 +232,7 @@ impl Vdi {
         let mut record = self.record_for(body);
         let mut tries = 0;
         loop {
-            let reservation = shared.log.reserve(record.encoded_bytes(), data_blocks as u32).await?;
-            self.check_writable()?;
+            let reservation = self.reserve_log(record.encoded_bytes(), data_blocks as u32).await?;
             if !locked && !self.0.blocks.is_free(blocks) {
                 let changed = self.0.blocks.changed();
                 drop(reservation);
