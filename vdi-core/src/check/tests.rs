@@ -1,5 +1,7 @@
 //! The checker against a small store made with the engine's own parts, whole and damaged.
 
+mod engine;
+
 use std::cell::RefCell;
 use std::rc::Rc;
 

@@ -2,10 +2,10 @@
 
 use std::rc::Rc;
 
+use super::Check;
 use super::hurt::Damage;
 use super::owners::Use;
 use super::system::slot_name;
-use super::{Check, Severity};
 use crate::error::{Error, Result};
 use crate::format::catalogue::ExtentKind;
 use crate::format::node::{Entry, Node, Root};
@@ -13,7 +13,6 @@ use crate::format::registry::RegistryEntry;
 use crate::format::snapshot_chain::{SnapshotChain, SnapshotList};
 use crate::format::snapshot_log::SnapshotBlock;
 use crate::format::vdi_record::{self, VdiRecord};
-use crate::format::{Kind, claims_to_be};
 use crate::tree::walk::{Place, Step, Walk};
 use crate::units::{BlockAddr, Epoch, VirtualBlock};
 
@@ -82,7 +81,7 @@ impl Check {
     }
 
     /// The record in one slot; None when the slot was never written by this VDI.
-    async fn slot(&mut self, entry: &RegistryEntry, slot: BlockAddr) -> Result<Option<VdiRecord>> {
+    async fn slot(&self, entry: &RegistryEntry, slot: BlockAddr) -> Result<Option<VdiRecord>> {
         let bytes = self.reader.metadata(slot).await?;
         let bad = |detail: &str| Error::corrupt("VDI record", slot_name(&entry.name, slot), detail);
         match VdiRecord::verify(&bytes, slot, self.reader.superblock.uuid) {
@@ -92,14 +91,8 @@ impl Check {
                 Err(bad("there is something behind it"))
             }
             Ok(r) => Ok(Some(r)),
-            Err(e) if claims_to_be(&bytes, Kind::VdiRecord) => Err(e),
             Err(_) if bytes.iter().all(|b| *b == 0) => Ok(None),
-            Err(_) => {
-                let message =
-                    format!("{} holds no record: not written yet, or damaged", slot_name(&entry.name, slot));
-                self.report.add(Severity::Note, message, RECORD_HINT);
-                Ok(None)
-            }
+            Err(e) => Err(e),
         }
     }
 

@@ -157,13 +157,6 @@ fn owner_of(bytes: &[u8]) -> Uuid {
     Header::ref_from_prefix(bytes).map_or(Uuid(0), |(h, _)| Uuid(h.owner.get()))
 }
 
-/// Whether unverified bytes carry the marks of a structure of this kind, damaged or not.
-#[must_use]
-pub fn claims_to_be(bytes: &[u8], kind: Kind) -> bool {
-    let header = Header::ref_from_prefix(bytes);
-    header.is_ok_and(|(h, _)| h.magic == MAGIC && h.kind.get() == kind as u16)
-}
-
 fn crc32c_joined(a: &[u8], b: &[u8]) -> u32 {
     let mut digest = crc_fast::Digest::new(crc_fast::CrcAlgorithm::Crc32Iscsi);
     digest.update(a);

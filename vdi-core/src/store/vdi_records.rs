@@ -1,7 +1,9 @@
 //! Reading and writing VDI records in their two slots.
 
+use smallvec::smallvec;
+
 use super::{ExtentKind, Store};
-use crate::buffer::AlignedBuf;
+use crate::buffer::{AlignedBuf, IoBuf};
 use crate::error::{Error, ErrorKind, Result};
 use crate::format::registry::RegistryEntry;
 use crate::format::vdi_record::VdiRecord;
@@ -16,8 +18,13 @@ impl Store {
         for slot in &mut slots {
             *slot = self.allocate(ExtentKind::Metadata, 1).await?.start;
             let block = self.read_blocks(*slot, 1).await?;
-            if let Ok(old) = VdiRecord::verify(&block, *slot, self.uuid()) {
-                generation = generation.max(old.generation);
+            match VdiRecord::verify(&block, *slot, self.uuid()) {
+                Ok(old) => generation = generation.max(old.generation),
+                // A slot not written yet must look like one, or damage to a written one would too.
+                Err(_) if block.iter().any(|b| *b != 0) => {
+                    self.write_blocks(*slot, smallvec![IoBuf::Owned(AlignedBuf::block())]).await?;
+                }
+                Err(_) => {}
             }
         }
         Ok((slots, Generation(generation.0 + 1)))

@@ -99,7 +99,8 @@ impl Vdi {
     }
     /// A record may only name what is there: the log's bytes are not trusted to make sense together.
     fn check_event(&self, body: &Body) -> Result<()> {
-        let blocks = self.size_bytes().div_ceil(crate::units::BLOCK_BYTES);
+        // Not the size: what was logged before the disk shrank may lie beyond it.
+        let blocks = self.0.root.get().capacity_blocks();
         let fits = |at: &VirtualBlock, n: u64| n > 0 && at.0.checked_add(n).is_some_and(|end| end <= blocks);
         let sound = match body {
             Body::Write { at, crcs } => fits(at, crcs.len() as u64),

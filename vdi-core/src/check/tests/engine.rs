@@ -1,0 +1,192 @@
+//! The checker against what the engine leaves behind: killed, recovered, closed, collected.
+
+use std::cell::RefCell;
+use std::rc::Rc;
+
+use proptest::prelude::*;
+
+use super::World;
+use crate::buffer::{GuestBufs, HostMemory};
+use crate::check::{Report, Severity};
+use crate::clock::ManualClock;
+use crate::device::memory::Media;
+use crate::engine::{Engine, EngineOptions, Env, FormatOptions};
+use crate::executor::Executor;
+use crate::units::Epoch;
+use crate::vdi::Ack;
+
+const DISK: u64 = 32 << 20;
+const NAMES: [&str; 3] = ["a", "b", "c"];
+
+#[derive(Clone, Debug)]
+enum Act {
+    Create(usize),
+    Delete(usize),
+    Write(usize, u64, usize, u8),
+    Discard(usize, u64, u64),
+    Zero(usize, u64, u64),
+    Snapshot(usize),
+    RemoveSnapshot(usize, prop::sample::Index),
+    Clone(usize, usize),
+    RollBack(usize, prop::sample::Index),
+    Resize(usize, u64),
+    Checkpoint,
+    Kill,
+}
+
+fn act() -> impl Strategy<Value = Act> {
+    let vdi = || 0..NAMES.len();
+    let sector = || 0u64..(DISK / 512);
+    let bytes =
+        prop_oneof![4 => (1usize..20).prop_map(|n| n * 512), 1 => (40usize..120).prop_map(|n| n * 4096)];
+    prop_oneof![
+        2 => vdi().prop_map(Act::Create),
+        1 => vdi().prop_map(Act::Delete),
+        12 => (vdi(), sector(), bytes, any::<u8>()).prop_map(|(v, s, n, b)| Act::Write(v, s, n, b)),
+        2 => (vdi(), sector(), 1u64..20_000).prop_map(|(v, s, n)| Act::Discard(v, s, n)),
+        1 => (vdi(), sector(), 1u64..20_000).prop_map(|(v, s, n)| Act::Zero(v, s, n)),
+        4 => vdi().prop_map(Act::Snapshot),
+        1 => (vdi(), any::<prop::sample::Index>()).prop_map(|(v, i)| Act::RemoveSnapshot(v, i)),
+        2 => (vdi(), vdi()).prop_map(|(v, w)| Act::Clone(v, w)),
+        1 => (vdi(), any::<prop::sample::Index>()).prop_map(|(v, i)| Act::RollBack(v, i)),
+        1 => (vdi(), 1u64..64).prop_map(|(v, n)| Act::Resize(v, n << 20)),
+        5 => Just(Act::Checkpoint),
+        2 => Just(Act::Kill),
+    ]
+}
+
+/// Requests that make no sense where they come are refused; that is another test's business.
+async fn perform(engine: &Engine, act: &Act) {
+    let vdi = |v: &usize| engine.open_vdi(NAMES[*v]);
+    let fits = |size: u64, sector: u64, sectors: u64| sectors.min((size / 512).saturating_sub(sector));
+    match act {
+        Act::Create(v) => drop(engine.create(NAMES[*v], DISK).await),
+        Act::Delete(v) => drop(engine.delete(NAMES[*v], true).await),
+        Act::Write(v, sector, bytes, tag) => {
+            let Ok(vdi) = vdi(v).await else { return };
+            let sectors = fits(vdi.size_bytes(), *sector, *bytes as u64 / 512);
+            let data = vec![*tag; sectors as usize * 512];
+            if sectors > 0 {
+                let bufs: GuestBufs = HostMemory::copy_of(&data).into();
+                vdi.write(*sector, &bufs, Ack::WriteBack).await.unwrap();
+            }
+        }
+        Act::Discard(v, sector, sectors) | Act::Zero(v, sector, sectors) => {
+            let Ok(vdi) = vdi(v).await else { return };
+            let sectors = fits(vdi.size_bytes(), *sector, *sectors);
+            if sectors == 0 {
+                return;
+            }
+            match act {
+                Act::Discard(..) => vdi.discard(*sector, sectors, Ack::WriteBack).await.unwrap(),
+                _ => vdi.write_zeroes(*sector, sectors, true, Ack::WriteBack).await.unwrap(),
+            }
+        }
+        Act::Snapshot(v) => drop(engine.snapshot(NAMES[*v], None).await),
+        Act::RemoveSnapshot(v, i) | Act::RollBack(v, i) => {
+            let Ok(snapshots) = engine.snapshots(NAMES[*v]).await else { return };
+            if snapshots.is_empty() {
+                return;
+            }
+            let epoch: Epoch = i.get(&snapshots).epoch;
+            match act {
+                Act::RemoveSnapshot(..) => engine.remove_snapshot(NAMES[*v], epoch).await.unwrap(),
+                _ => drop(engine.rollback(NAMES[*v], epoch).await),
+            }
+        }
+        Act::Clone(v, w) => drop(engine.clone_vdi(NAMES[*v], None, NAMES[*w]).await),
+        Act::Resize(v, bytes) => drop(engine.resize(NAMES[*v], *bytes, true).await),
+        Act::Checkpoint => engine.checkpoint().await.unwrap(),
+        Act::Kill => {}
+    }
+}
+
+fn env(executor: &Executor, seed: &Rc<RefCell<u64>>) -> Env {
+    let seed = Rc::clone(seed);
+    let entropy = Rc::new(move || {
+        let mut s = seed.borrow_mut();
+        *s = s.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        *s
+    });
+    Env { executor: executor.clone(), clock: Rc::new(ManualClock::default()), entropy }
+}
+
+/// One life of an engine: opened, recovered, used, and killed when `life` returns.
+fn run<F: Future<Output = ()> + 'static>(
+    world: &World,
+    seed: &Rc<RefCell<u64>>,
+    life: impl FnOnce(Engine) -> F + 'static,
+) {
+    let executor = Executor::new();
+    let (store, log) = world.devices();
+    let devices = [store.clone(), log.clone()];
+    let env = env(&executor, seed);
+    let running: Rc<RefCell<Option<Engine>>> = Rc::default();
+    let slot = Rc::clone(&running);
+    let done = Rc::new(RefCell::new(false));
+    let finished = Rc::clone(&done);
+    executor.spawn(async move {
+        let engine = Engine::open(env, store, log, EngineOptions::default()).await.unwrap();
+        *slot.borrow_mut() = Some(engine.clone());
+        life(engine).await;
+        *finished.borrow_mut() = true;
+    });
+    let mut idle = 0;
+    while !*done.borrow() {
+        executor.run_until_stalled();
+        if let Some(engine) = &*running.borrow() {
+            engine.kick();
+        }
+        executor.run_until_stalled();
+        let any = devices.iter().fold(false, |any, d| d.poll() | any);
+        idle = if any { 0 } else { idle + 1 };
+        if idle > 100 {
+            executor.advance_to(executor.next_timer_ns().expect("something will come"));
+        }
+    }
+    executor.abandon_all();
+}
+
+fn worst(report: &Report) -> Option<Severity> {
+    report.findings.iter().map(|f| f.severity).max()
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 12, ..ProptestConfig::default() })]
+    #[test]
+    fn what_the_engine_leaves_is_never_corrupt_and_clean_after_a_collection(
+        lives in proptest::collection::vec(act(), 1..60).prop_map(|acts| {
+            acts.split(|a| matches!(a, Act::Kill)).map(<[Act]>::to_vec).collect::<Vec<_>>()
+        }),
+        seed in any::<u64>(),
+    ) {
+        let world = World { store: Media::default(), log: Media::default() };
+        let seed = Rc::new(RefCell::new(seed));
+        {
+            let (store, _) = world.devices();
+            let poll = store.clone();
+            let executor = Executor::new();
+            let env = env(&executor, &seed);
+            let format = async move { Engine::format(env, store, FormatOptions::default()).await.unwrap() };
+            crate::executor::block_on(&executor, format, move || poll.poll());
+        }
+        for acts in lives {
+            let lived = acts.clone();
+            run(&world, &seed, |engine| async move {
+                engine.create(NAMES[0], DISK).await.ok();
+                for act in &lived {
+                    perform(&engine, act).await;
+                }
+            });
+            let report = world.check();
+            prop_assert!(worst(&report) <= Some(Severity::Leak), "killed after {:?}: {:?}", acts, report);
+            prop_assert!(!report.incomplete, "{:?}", report);
+        }
+        run(&world, &seed, |engine| async move {
+            engine.collect(false).await.unwrap();
+            engine.close().await.unwrap();
+        });
+        let report = world.check();
+        prop_assert_eq!(&report.findings, &[], "{:?}", report);
+    }
+}
