@@ -96,7 +96,6 @@ impl Model {
         queue: &mut Queue,
         log_bytes: u64,
     ) -> io::Result<f64> {
-        let mut control = parallax.control()?;
         let mut written = 0u64;
         for slot in 0..DEPTH {
             self.submit(queue, slot);
@@ -113,7 +112,7 @@ impl Model {
                 self.submit(queue, slot);
             }
         }
-        let status = control.ask("GET", "/status", None)?;
+        let status = parallax.control()?.ask("GET", "/status", None)?;
         Ok(status["log"]["used_bytes"].as_u64().unwrap_or(0) as f64 / f64::from(1 << 20))
     }
 

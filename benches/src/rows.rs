@@ -86,13 +86,13 @@ pub fn median(values: &[f64]) -> f64 {
     }
 }
 
-/// Largest less smallest, as percent of the median.
+/// Largest less smallest, as percent of the median's size.
 #[must_use]
 pub fn spread_percent(values: &[f64]) -> f64 {
     let max = values.iter().copied().fold(f64::MIN, f64::max);
     let min = values.iter().copied().fold(f64::MAX, f64::min);
     let middle = median(values);
-    if middle == 0.0 { 0.0 } else { (max - min) / middle * 100.0 }
+    if middle == 0.0 { 0.0 } else { (max - min) / middle.abs() * 100.0 }
 }
 
 #[cfg(test)]

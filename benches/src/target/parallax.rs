@@ -170,9 +170,11 @@ impl Target for Parallax {
     }
 }
 
-/// One of our programs, as `make bench` builds it.
+/// One of our programs, as `make bench` builds it, or from the folder `PARALLAX_BIN_DIR` (another build to compare).
 fn binary(name: &str) -> io::Result<PathBuf> {
-    let path = root().join("target/release").join(name);
+    let dir =
+        std::env::var_os("PARALLAX_BIN_DIR").map_or_else(|| root().join("target/release"), PathBuf::from);
+    let path = dir.join(name);
     if path.exists() {
         return Ok(path);
     }
