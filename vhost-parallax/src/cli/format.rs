@@ -1,16 +1,18 @@
 //! `parallax format`.
 
-use std::path::Path;
+use std::io::ErrorKind;
+use std::path::{Path, PathBuf};
 
 use clap::Args;
 use serde::Serialize;
 use vdi_core::clock::{Clock, SystemClock};
 use vdi_core::device::create::create_sparse;
-use vdi_core::format::superblock::{COPIES, Superblock};
+use vdi_core::format::superblock::Superblock;
+use vdi_core::limits::LOG_BYTES_DEFAULT;
 use vdi_core::store::{CreateOptions, Store};
-use vdi_core::units::{BLOCK_BYTES, BLOCK_SIZE};
+use vdi_core::units::BLOCK_BYTES;
 
-use super::store::{Local, random_uuid};
+use super::store::{Local, random_uuid, superblock};
 use super::{Session, parse, table};
 use crate::control::api::error::{Code, ErrorBody, Result};
 use crate::control::api::log_path::default_log_path;
@@ -35,6 +37,12 @@ pub struct Format {
     /// Most VDIs the store can ever hold [default: 4096, on stores below 1 GiB 256]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=1 << 20))]
     vdis: Option<u32>,
+    /// Make the log here too, instead of leaving it to the daemon's first start; name it to the daemon as well
+    #[arg(long, value_name = "PATH")]
+    log: Option<PathBuf>,
+    /// Size of that log [default: 1G]
+    #[arg(long, value_name = "SIZE", requires = "log", value_parser = parse::log_size)]
+    log_size: Option<u64>,
     /// Destroy a Parallax store that is there already
     #[arg(long)]
     force: bool,
@@ -57,6 +65,7 @@ struct Made {
     system_extents: u32,
     vdis_max: u32,
     log_path: String,
+    log_made: bool,
 }
 
 /// What a device held before.
@@ -69,29 +78,36 @@ enum Found {
 impl Format {
     /// Run the verb.
     pub fn run(self, session: &mut Session) -> Result<()> {
-        let made_file = self.make_file()?;
-        let outcome = self.format(session);
-        if outcome.is_err() && made_file {
-            // Ours and still empty: leave nothing behind. The error that counts is the other one.
-            let _ = std::fs::remove_file(&self.store);
+        let mut new_files = Vec::new();
+        let outcome = self.make_files(&mut new_files).and_then(|()| self.format(session));
+        if outcome.is_err() {
+            for file in new_files {
+                // Ours and still empty: leave nothing behind. The error that counts is the other one.
+                let _ = std::fs::remove_file(file);
+            }
         }
         outcome
     }
 
-    /// Make the file where `--size` asks for one; true if there is a new one.
-    fn make_file(&self) -> Result<bool> {
-        let path = Path::new(&self.store);
-        match self.size {
-            Some(bytes) if !self.dry_run => create_sparse(path, bytes).map(|()| true).map_err(Into::into),
-            None if path.symlink_metadata().is_err_and(|e| e.kind() == std::io::ErrorKind::NotFound) => {
-                Err(ErrorBody::new(
-                    Code::NotFound,
-                    format!("there is no {}", self.store),
-                    "name an existing block device or file, or add --size, for example --size 100G",
-                ))
-            }
-            _ => Ok(false),
+    /// Make the files that `--size` and `--log` ask for, and note them in `new_files`.
+    fn make_files(&self, new_files: &mut Vec<PathBuf>) -> Result<()> {
+        let store = Path::new(&self.store);
+        if self.size.is_none() && store.symlink_metadata().is_err_and(|e| e.kind() == ErrorKind::NotFound) {
+            return Err(ErrorBody::new(
+                Code::NotFound,
+                format!("there is no {}", self.store),
+                "name an existing block device or file, or add --size, for example --size 100G",
+            ));
         }
+        let log_bytes = self.log_size.unwrap_or(LOG_BYTES_DEFAULT);
+        let wanted = [(Some(store), self.size), (self.log.as_deref(), Some(log_bytes))];
+        for (path, bytes) in wanted {
+            if let (Some(path), Some(bytes), false) = (path, bytes, self.dry_run) {
+                create_sparse(path, bytes)?;
+                new_files.push(path.to_owned());
+            }
+        }
+        Ok(())
     }
 
     fn format(&self, session: &mut Session) -> Result<()> {
@@ -124,7 +140,7 @@ impl Format {
         let options = CreateOptions { extent_bits: self.extent_size, vdis_max: self.vdis, force: self.force };
         let sb = local
             .run(async move { Store::create(&device, uuid, host, SystemClock.wall_ns(), options).await })?;
-        let made = Made::of(&self.store, bytes, &sb);
+        let made = Made::of(&self.store, bytes, &sb, self.log.as_deref());
         session.show(&made, || made.text())
     }
 }
@@ -138,20 +154,18 @@ fn look(local: &Local, device: &vdi_core::device::DeviceHandle) -> Result<Found>
         return Ok(Found::Nothing);
     }
     let start = local.run(async move { handle.read(0, len as usize).await })?;
-    for (copy, block) in COPIES.iter().enumerate() {
-        let at = (block * BLOCK_BYTES) as usize;
-        if let Some(Ok(sb)) = start.get(at..at + BLOCK_SIZE).map(|bytes| Superblock::verify(bytes, copy)) {
-            return Ok(Found::Store(sb.uuid.to_string()));
-        }
+    if let Some(sb) = superblock(local, device)? {
+        return Ok(Found::Store(sb.uuid.to_string()));
     }
     Ok(if start.iter().all(|byte| *byte == 0) { Found::Nothing } else { Found::Data })
 }
 
 impl Made {
-    fn of(store: &str, size_bytes: u64, sb: &Superblock) -> Made {
+    fn of(store: &str, size_bytes: u64, sb: &Superblock, log: Option<&Path>) -> Made {
         let uuid = sb.uuid.to_string();
         let is_root = rustix::process::geteuid().is_root();
-        let log = default_log_path(&uuid, |key| std::env::var_os(key), is_root);
+        let default = || default_log_path(&uuid, |key| std::env::var_os(key), is_root).ok();
+        let path = log.map(Path::to_owned).or_else(default);
         Made {
             store: store.to_owned(),
             size_bytes,
@@ -159,7 +173,8 @@ impl Made {
             extents: sb.extents,
             system_extents: sb.system_extents,
             vdis_max: sb.registry_entries,
-            log_path: log.map(|path| path.display().to_string()).unwrap_or_default(),
+            log_path: path.map(|path| path.display().to_string()).unwrap_or_default(),
+            log_made: log.is_some(),
             uuid,
         }
     }
@@ -168,8 +183,10 @@ impl Made {
         let extents = table::count(self.extents.into(), "extent");
         let log = match self.log_path.as_str() {
             "" => "give the daemon --log PATH: there is no default place for this user".to_owned(),
+            path if self.log_made => path.to_owned(),
             path => format!("{path} (made by the daemon at its first start; --log chooses another)"),
         };
+        let named_log = if self.log_made { format!(" --log {}", self.log_path) } else { String::new() };
         table::facts(&[
             ("store", self.store.clone()),
             ("uuid", self.uuid.clone()),
@@ -183,7 +200,7 @@ impl Made {
                 ),
             ),
             ("log", log),
-            ("next", format!("vhost-parallax --store {}", self.store)),
+            ("next", format!("vhost-parallax --store {}{named_log}", self.store)),
         ])
     }
 }

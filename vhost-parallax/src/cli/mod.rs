@@ -7,6 +7,7 @@
 //! Exit codes: 0 done, 1 failed, 2 usage; `check` as `qemu-img check`.
 
 mod attach;
+mod check;
 mod checkpoint;
 mod client;
 mod clone;
@@ -70,6 +71,7 @@ struct Global {
 #[derive(Subcommand)]
 enum Verb {
     Format(format::Format),
+    Check(check::Check),
     Create(create::Create),
     Ls(list::List),
     Show(show::Show),
@@ -91,6 +93,7 @@ impl Verb {
     fn run(self, session: &mut Session) -> Result<u8, ErrorBody> {
         match self {
             Verb::Format(verb) => verb.run(session)?,
+            Verb::Check(verb) => return verb.run(session),
             Verb::Create(verb) => verb.run(session)?,
             Verb::Ls(verb) => verb.run(session)?,
             Verb::Show(verb) => verb.run(session)?,

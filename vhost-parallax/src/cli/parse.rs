@@ -1,6 +1,6 @@
 //! Arguments become meanings where clap reads them, so that a wrong one is a usage error.
 
-use vdi_core::limits::{EXTENT_BITS_MAX, EXTENT_BITS_MIN};
+use vdi_core::limits::{EXTENT_BITS_MAX, EXTENT_BITS_MIN, LOG_BYTES_MIN};
 use vdi_core::units::BLOCK_BYTES;
 
 use crate::control::api::error::Result;
@@ -33,6 +33,19 @@ pub fn vdi_size(text: &str) -> std::result::Result<u64, String> {
 /// The size of a store, bytes.
 pub fn bytes(text: &str) -> std::result::Result<u64, String> {
     explained(size::parse(text))
+}
+
+/// The size of a log, bytes.
+pub fn log_size(text: &str) -> std::result::Result<u64, String> {
+    match bytes(text)? {
+        bytes if bytes < LOG_BYTES_MIN => {
+            Err(format!("a log of {text} is too small\nhint: take at least {}", size::human(LOG_BYTES_MIN)))
+        }
+        bytes if !bytes.is_multiple_of(BLOCK_BYTES) => {
+            Err(format!("a log of {text} is not a whole number of blocks\nhint: take a multiple of 4K"))
+        }
+        bytes => Ok(bytes),
+    }
 }
 
 /// The size of an extent: log2 of its blocks.

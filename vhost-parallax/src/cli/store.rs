@@ -5,7 +5,8 @@ use std::os::fd::RawFd;
 
 use vdi_core::device::{DeviceHandle, OpenOptions, open};
 use vdi_core::executor::{Executor, block_on};
-use vdi_core::units::Uuid;
+use vdi_core::format::superblock::{COPIES, Superblock};
+use vdi_core::units::{BLOCK_BYTES, BLOCK_SIZE, Uuid};
 
 use crate::control::api::error::{Code, ErrorBody, Result};
 
@@ -84,4 +85,23 @@ pub fn random_uuid() -> Result<Uuid> {
     let read = std::fs::File::open("/dev/urandom").and_then(|mut f| f.read_exact(&mut bytes));
     read.map_err(|e| ErrorBody::new(Code::Io, format!("/dev/urandom: {e}"), "check the system's /dev"))?;
     Ok(Uuid(u128::from_le_bytes(bytes).max(1)))
+}
+
+/// The superblock of whichever copy is whole; `None` where there is none.
+///
+/// # Errors
+/// Those of reading the device.
+pub fn superblock(local: &Local, device: &DeviceHandle) -> Result<Option<Superblock>> {
+    for (copy, block) in COPIES.into_iter().enumerate() {
+        let at = block * BLOCK_BYTES;
+        if at + BLOCK_BYTES > device.info().len_bytes {
+            continue;
+        }
+        let handle = device.clone();
+        let bytes = local.run(async move { handle.read(at, BLOCK_SIZE).await })?;
+        if let Ok(sb) = Superblock::verify(&bytes, copy) {
+            return Ok(Some(sb));
+        }
+    }
+    Ok(None)
 }

@@ -1,0 +1,187 @@
+//! `parallax check`.
+
+use std::path::PathBuf;
+
+use clap::{Args, ValueEnum};
+use serde_json::{Value, json};
+use vdi_core::check::{CheckOptions, Report, Severity, check, repair_leaks};
+use vdi_core::device::DeviceHandle;
+use vdi_core::units::BLOCK_BYTES;
+
+use super::store::{Local, superblock};
+use super::{Session, table};
+use crate::control::api::error::Result;
+use crate::control::api::log_path::default_log_path;
+use crate::control::api::size::human;
+
+/// Check a store, and repair leaks
+///
+/// Reads every structure and tree, and the log if it is there. No daemon may have the store open. Changes
+/// nothing without -r. Exit code as qemu-img check: 0 clean, 1 not completed, 2 corrupt, 3 leaks only.
+#[derive(Args)]
+#[command(after_help = "Example:\n  parallax check /srv/parallax.store")]
+pub struct Check {
+    /// The file or block device
+    #[arg(value_name = "STORE")]
+    store: String,
+    /// A log of the store; may be given several times [default: the log in its default place, if there]
+    #[arg(long, value_name = "PATH")]
+    log: Vec<String>,
+    /// Read every data block too and compare it with its checksum
+    #[arg(long)]
+    data: bool,
+    /// Repair: 'leaks' gives leaked blocks back; 'all' is everything that can be repaired, at present the same
+    #[arg(short, long, value_name = "WHAT")]
+    repair: Option<Repair>,
+    /// With -r: only say what would be repaired
+    #[arg(short = 'n', long, requires = "repair")]
+    dry_run: bool,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum Repair {
+    Leaks,
+    All,
+}
+
+impl Check {
+    /// Run the verb; the exit code is the state of the store.
+    pub fn run(self, session: &mut Session) -> Result<u8> {
+        let write = self.repair.is_some() && !self.dry_run;
+        let mut local = Local::new()?;
+        let store = local.open(&self.store, write)?;
+        let mut logs = Vec::new();
+        for path in self.log_paths(&local, &store)? {
+            logs.push(local.open(&path, false)?);
+        }
+        let options = CheckOptions { data: self.data };
+        let mut report = examine(&local, &store, &logs, options)?;
+        let mut repaired_blocks = 0;
+        if write && report.counts.blocks_leaked > 0 {
+            let (handle, first) = (store.clone(), report);
+            repaired_blocks = local.run(async move { repair_leaks(&handle, &first).await })?;
+            report = examine(&local, &store, &logs, options)?;
+        }
+        let plan = if self.dry_run { report.leak_plan() } else { Vec::new() };
+        session.show(&as_json(&report, repaired_blocks, &plan), || {
+            text(&self.store, &store, &report, repaired_blocks, &plan)
+        })?;
+        Ok(report.exit_code())
+    }
+
+    /// The logs named, else the one in its default place.
+    fn log_paths(&self, local: &Local, store: &DeviceHandle) -> Result<Vec<String>> {
+        if !self.log.is_empty() {
+            return Ok(self.log.clone());
+        }
+        let Some(sb) = superblock(local, store)? else { return Ok(Vec::new()) };
+        let is_root = rustix::process::geteuid().is_root();
+        let path = default_log_path(&sb.uuid.to_string(), |key| std::env::var_os(key), is_root);
+        let there = path.ok().filter(|path| path.exists());
+        Ok(there.into_iter().map(PathBuf::into_os_string).filter_map(|p| p.into_string().ok()).collect())
+    }
+}
+
+fn examine(
+    local: &Local,
+    store: &DeviceHandle,
+    logs: &[DeviceHandle],
+    options: CheckOptions,
+) -> Result<Report> {
+    let (store, logs) = (store.clone(), logs.to_vec());
+    Ok(local.run(async move { check(&store, &logs, options).await })?)
+}
+
+fn severity(of: Severity) -> &'static str {
+    match of {
+        Severity::Note => "note",
+        Severity::Leak => "leak",
+        Severity::Corrupt => "corrupt",
+    }
+}
+
+fn result(report: &Report) -> &'static str {
+    match report.exit_code() {
+        0 => "clean",
+        3 => "leaks",
+        _ => "corrupt",
+    }
+}
+
+fn as_json(report: &Report, repaired_blocks: u64, plan: &[String]) -> Value {
+    let c = &report.counts;
+    let findings: Vec<Value> = report
+        .findings
+        .iter()
+        .map(|f| {
+            let hurt: Vec<Value> = f
+                .hurt
+                .iter()
+                .map(|h| {
+                    json!({"vdi": h.vdi, "snapshot": h.snapshot.map(|e| e.0),
+                        "offset_bytes": h.first.0 * BLOCK_BYTES, "len_bytes": h.blocks * BLOCK_BYTES})
+                })
+                .collect();
+            json!({"severity": severity(f.severity), "message": f.message, "hint": f.hint, "hurt": hurt})
+        })
+        .collect();
+    json!({
+        "result": result(report),
+        "incomplete": report.incomplete,
+        "findings": findings,
+        "findings_dropped": report.findings_dropped,
+        "repaired_bytes": repaired_blocks * BLOCK_BYTES,
+        "would_repair": plan,
+        "counts": {
+            "vdis": c.vdis, "snapshots": c.snapshots, "nodes": c.nodes, "extents": c.extents,
+            "log_segments": c.segments, "data_bytes": c.data_blocks * BLOCK_BYTES,
+            "data_verified_bytes": c.data_blocks_verified * BLOCK_BYTES,
+            "used_bytes": c.blocks_used * BLOCK_BYTES, "claimed_bytes": c.blocks_claimed * BLOCK_BYTES,
+            "leaked_bytes": c.blocks_leaked * BLOCK_BYTES,
+        },
+    })
+}
+
+fn text(url: &str, store: &DeviceHandle, report: &Report, repaired_blocks: u64, plan: &[String]) -> String {
+    let c = &report.counts;
+    let bytes = |blocks: u64| human(blocks * BLOCK_BYTES);
+    let mut out = format!(
+        "{url} ({}): {}, {}, {}, {} of data, {}\n",
+        human(store.info().len_bytes),
+        table::count(c.vdis, "VDI"),
+        table::count(c.snapshots, "snapshot"),
+        table::count(c.nodes, "node"),
+        bytes(c.data_blocks),
+        table::count(c.segments, "log segment"),
+    );
+    if c.data_blocks_verified > 0 {
+        out.push_str(&format!(
+            "{} of data read and compared with checksums\n",
+            bytes(c.data_blocks_verified)
+        ));
+    }
+    for f in &report.findings {
+        out.push_str(&format!("{}: {}\n", severity(f.severity), f.message));
+        for hurt in &f.hurt {
+            out.push_str(&format!("  hurts {hurt}\n"));
+        }
+        if !f.hint.is_empty() {
+            out.push_str(&format!("  hint: {}\n", f.hint));
+        }
+    }
+    if report.findings_dropped > 0 {
+        out.push_str(&format!("... and {} more\n", report.findings_dropped));
+    }
+    if repaired_blocks > 0 {
+        out.push_str(&format!("repaired: {} given back\n", bytes(repaired_blocks)));
+    }
+    for line in plan {
+        out.push_str(&format!("would {line}\n"));
+    }
+    out.push_str(match report.exit_code() {
+        0 => "result: clean\n",
+        3 => "result: leaks; nothing is lost, 'parallax check -r leaks' gives the space back\n",
+        _ => "result: corrupt\n",
+    });
+    out
+}
