@@ -1,6 +1,7 @@
 //! The laws of the log, on a simulated disk: a world to drive it, and one file per family of laws.
 
 mod corruption;
+mod crash;
 mod running;
 
 use std::cell::RefCell;
@@ -133,11 +134,11 @@ fn create(device: &DeviceHandle) -> impl Future<Output = Result<()>> + use<> {
     async move { Log::create_on_prewritten(&device, LOG, STORE).await }
 }
 
-/// What block `n` of a write at `at` by record `seq` holds.
-fn block_of(seq: u64, at: u64, n: u64) -> AlignedBuf {
+/// What block `n` of a write at `at` holds; `stamp` tells writes apart.
+fn block_of(stamp: u64, at: u64, n: u64) -> AlignedBuf {
     let mut block = AlignedBuf::block();
     for (i, word) in block.chunks_exact_mut(8).enumerate() {
-        word.copy_from_slice(&(seq << 40 | (at + n) << 16 | i as u64).to_le_bytes());
+        word.copy_from_slice(&(stamp << 40 | (at + n) << 16 | i as u64).to_le_bytes());
     }
     block
 }
@@ -146,11 +147,16 @@ fn record(seq: u64, body: Body) -> Record {
     Record { vdi: VDI, seq: VdiSeq(seq), lease_epoch: 1, epoch: Epoch(1), body }
 }
 
-/// A write of `blocks` blocks whose data follow from `seq` and its place.
-fn write(seq: u64, blocks: u64) -> Record {
+/// A write of `blocks` blocks whose data follow from `seq`, its place and the life that writes it.
+fn write_in_life(seq: u64, blocks: u64, life: u64) -> Record {
     let at = seq * 3 % 1000;
-    let crcs = (0..blocks).map(|n| crc32c(&block_of(seq, at, n))).collect();
-    record(seq, Body::Write { at: VirtualBlock(at), crcs })
+    let crcs = (0..blocks).map(|n| crc32c(&block_of(seq << 8 | life, at, n))).collect();
+    let body = Body::Write { at: VirtualBlock(at), crcs };
+    Record { lease_epoch: life, ..record(seq, body) }
+}
+
+fn write(seq: u64, blocks: u64) -> Record {
+    write_in_life(seq, blocks, 1)
 }
 
 fn discard(seq: u64) -> Record {
@@ -161,7 +167,7 @@ fn data_of(record: &Record) -> SmallVec<[Rc<AlignedBuf>; 1]> {
     let Body::Write { at, crcs } = &record.body else { return SmallVec::new() };
     let mut data = AlignedBuf::zeroed(crcs.len() * BLOCK_SIZE);
     for (n, block) in data.chunks_exact_mut(BLOCK_SIZE).enumerate() {
-        block.copy_from_slice(&block_of(record.seq.0, at.0, n as u64));
+        block.copy_from_slice(&block_of(record.seq.0 << 8 | record.lease_epoch, at.0, n as u64));
     }
     SmallVec::from_elem(Rc::new(data), 1)
 }
