@@ -312,3 +312,87 @@ fn scanning_reads_headers_not_data() {
     // Heads, the look ahead behind the end, nothing of the rest.
     assert!(read < RING_OFFSET_BYTES + 9 * (1 << 20) + scan.ring.probe_bytes(), "{read} of {data}");
 }
+
+#[test]
+fn a_stale_segment_with_a_valid_checksum_never_follows() {
+    use crate::format::segment::{SegmentHeader, encode};
+    let (mut world, log) = World::with_log(RING_BYTES, 14);
+    drop(log);
+    world.kill();
+    let log = world.start();
+    append_each(&world, &log, 1..=3);
+    let (at, previous_crc) = {
+        let s = log.0.state.borrow();
+        (s.next, s.last_crc)
+    };
+    let offset_bytes = log.0.ring.device_offset(at);
+    let head = log.0.head.borrow().clone();
+    let mut records = Vec::new();
+    discard(4).encode_into(0, &mut records);
+    let next = SegmentHeader {
+        log: LOG,
+        offset_bytes,
+        seq: SegmentSeq(log.newest().0 + 1),
+        incarnation: head.incarnation,
+        durable_through: log.durable_through(),
+        previous_crc,
+        records: 1,
+        data_blocks: 0,
+        recovered_through: head.recovered_through,
+        recovered_incarnation: head.recovered_incarnation,
+        recovered_records: head.recovered_records,
+    };
+    drop(log);
+    world.kill();
+    let before = SegmentSeq(next.seq.0 - 1);
+    let stale = [
+        (
+            "earlier life",
+            SegmentHeader { incarnation: Incarnation(1), recovered_incarnation: Incarnation(0), ..next },
+            false,
+        ),
+        ("earlier lap", SegmentHeader { seq: before, durable_through: SegmentSeq(0), ..next }, false),
+        ("later sequence", SegmentHeader { seq: SegmentSeq(next.seq.0 + 1), ..next }, false),
+        ("other chain", SegmentHeader { previous_crc: previous_crc ^ 1, ..next }, false),
+        ("other log", SegmentHeader { log: Uuid(1), ..next }, false),
+        ("other place", SegmentHeader { offset_bytes: offset_bytes + 4096, ..next }, false),
+        ("the next one", next, true),
+    ];
+    for (what, header, follows) in stale {
+        let (area, _) = encode(&header, &records);
+        world.disk.media().write(offset_bytes, &area);
+        let scan = world.scan().unwrap();
+        assert_eq!(seqs(&scan), if follows { vec![1, 2, 3, 4] } else { vec![1, 2, 3] }, "{what}");
+        assert!(scan.findings().is_empty(), "{what}");
+    }
+    let later = SegmentHeader { incarnation: Incarnation(head.incarnation.0 + 1), ..next };
+    world.disk.media().write(offset_bytes, &encode(&later, &records).0);
+    let e = world.scan().map(drop).unwrap_err();
+    assert_eq!(e.kind(), ErrorKind::Corrupt, "a life the head does not know: the newest head was lost");
+}
+
+#[test]
+fn any_bytes_in_the_log_give_an_error_or_a_scan() {
+    let (mut world, log) = World::with_log(RING_BYTES, 15);
+    let offsets = append_each(&world, &log, 1..=4);
+    drop(log);
+    world.kill();
+    let mut random = Random::new(15);
+    let media = world.disk.media();
+    for _ in 0..300 {
+        let at = match random.below(3) {
+            0 => random.below(8192),
+            1 => random.pick(&offsets) + random.below(8192),
+            _ => RING_OFFSET_BYTES + random.below(RING_BYTES - 8),
+        };
+        let mut before = [0; 8];
+        media.read(at, &mut before);
+        media.write(at, &random.bits().to_le_bytes());
+        // Flushed records are there or their loss is reported, or the log as a whole is refused.
+        if let Ok(scan) = world.scan() {
+            assert!(seqs(&scan) == [1, 2, 3, 4] || !scan.findings().is_empty() || at > offsets[3]);
+        }
+        media.write(at, &before);
+    }
+    assert_eq!(seqs(&world.scan().unwrap()), [1, 2, 3, 4]);
+}
