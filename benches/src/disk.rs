@@ -127,6 +127,16 @@ impl Queue {
         self.queue.write(offset_bytes, from, len, tag, ReqFlags::empty());
     }
 
+    /// Discard `len` bytes at `offset_bytes` of the disk.
+    pub fn discard(&mut self, offset_bytes: u64, len: u64, tag: usize) {
+        self.queue.discard(offset_bytes, len, tag, ReqFlags::empty());
+    }
+
+    /// Zero `len` bytes at `offset_bytes` of the disk.
+    pub fn write_zeroes(&mut self, offset_bytes: u64, len: u64, tag: usize) {
+        self.queue.write_zeroes(offset_bytes, len, tag, ReqFlags::empty());
+    }
+
     /// Make completed writes durable.
     pub fn flush(&mut self, tag: usize) {
         self.queue.flush(tag, ReqFlags::empty());

@@ -1,6 +1,7 @@
 //! What the whole project's tests share: how a test that cannot run says so, and the rules that
 //! `tests/tidy.rs` holds the tree to. One file per law under `tests/tests/`.
 
+pub mod daemon;
 pub mod front_end;
 pub mod guest;
 pub mod ram_disk;
