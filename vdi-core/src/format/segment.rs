@@ -196,16 +196,23 @@ impl VerifiedSegment<'_> {
     }
 }
 
-/// The VDIs that a segment with a wrong checksum seems to name: a help for people, never a proof.
+/// The VDIs that a segment with a wrong checksum seems to name, when its header and records at least agree
+/// with each other about their number and length; else none, which means: any VDI may be in it. Never a
+/// proof: a VDI identifier may itself be what rotted.
 #[must_use]
 pub fn guess_vdis(bytes: &[u8]) -> Vec<VdiId> {
-    let mut vdis = Vec::new();
-    let mut at = SEGMENT_HEADER_BYTES;
-    while let Some((vdi, length)) = bytes.get(at..).and_then(Record::guess_vdi) {
+    let Ok((disk, rest)) = DiskSegment::ref_from_prefix(bytes) else { return Vec::new() };
+    let Some(records) = rest.get(..disk.record_bytes.get() as usize) else { return Vec::new() };
+    let (mut at, mut count, mut vdis) = (0, 0, Vec::new());
+    while let Some((vdi, length)) = Record::guess_vdi(&records[at..]) {
         if !vdis.contains(&vdi) {
             vdis.push(vdi);
         }
         at += length;
+        count += 1;
+    }
+    if at != records.len() || count != disk.records.get() {
+        vdis.clear();
     }
     vdis
 }
@@ -262,6 +269,20 @@ mod tests {
         assert_eq!(found.records().unwrap(), records());
         assert_eq!(found.head_bytes, BLOCK_SIZE);
         assert_eq!(guess_vdis(&bytes), [VdiId(8)]);
+    }
+
+    #[test]
+    fn a_guess_at_the_vdis_of_a_rotten_segment_is_whole_or_none() {
+        let good = encoded();
+        for bit in 0..(SEGMENT_HEADER_BYTES + 160) * 8 {
+            let mut bytes = AlignedBuf::copy_of(&good);
+            bytes[bit / 8] ^= 1 << (bit % 8);
+            let vdi = SEGMENT_HEADER_BYTES + 8..SEGMENT_HEADER_BYTES + 24;
+            let in_a_vdi = vdi.contains(&(bit / 8)) || vdi.contains(&(bit / 8).saturating_sub(80));
+            let guess = guess_vdis(&bytes);
+            assert!(guess.is_empty() || guess == [VdiId(8)] || in_a_vdi, "bit {bit}: {guess:?}");
+        }
+        assert!(guess_vdis(&good[..100]).is_empty() && guess_vdis(&[0; 4096]).is_empty());
     }
 
     #[test]

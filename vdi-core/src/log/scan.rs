@@ -42,7 +42,8 @@ pub struct Finding {
     pub to: SegmentSeq,
     /// Where the first one should be, bytes from the start of the log device.
     pub offset_bytes: u64,
-    /// VDIs that the bytes there still seem to name. A VDI is clear only when a later record of it
+    /// VDIs that the bytes there still seem to name; none means that any VDI may be hurt, and so does one
+    /// that does not exist (its name rotted). A VDI is clear for certain only when a later record of it
     /// continues its own sequence without a gap.
     pub vdis: Vec<VdiId>,
 }

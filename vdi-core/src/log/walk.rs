@@ -192,7 +192,8 @@ impl Walk {
         counting
     }
     async fn report(&mut self, from: SegmentSeq, to: SegmentSeq, at: Position) -> Result<()> {
-        let vdis = guess_vdis(&self.reader.bytes_at(at).await?);
+        // Only the first segment's place is known; of more than one, nobody knows what the others held.
+        let vdis = if from == to { guess_vdis(&self.reader.bytes_at(at).await?) } else { Vec::new() };
         let offset_bytes = self.scan.ring.device_offset(at);
         self.scan.findings.push(Finding { from, to, offset_bytes, vdis });
         Ok(())
