@@ -66,12 +66,7 @@ pub fn check_vdi_bytes(bytes: u64) -> Result<u64> {
         let hint = "give the size the guest shall see, for example 20G; space is taken only as it is written";
         return Err(ErrorBody::bad_request("the size of a VDI cannot be zero", hint));
     }
-    if !bytes.is_multiple_of(SECTOR_BYTES) {
-        let down = bytes - bytes % SECTOR_BYTES;
-        let message = format!("{bytes} bytes is not a whole number of {SECTOR_BYTES}-byte sectors");
-        let hint = format!("take a multiple of {SECTOR_BYTES}, for example {}", down + SECTOR_BYTES);
-        return Err(ErrorBody::bad_request(message, hint));
-    }
+    // The limit first: what follows computes with the size.
     if bytes > VDI_BYTES_MAX {
         let message = format!("{} is larger than the largest VDI, {}", human(bytes), human(VDI_BYTES_MAX));
         return Err(ErrorBody::new(
@@ -79,6 +74,12 @@ pub fn check_vdi_bytes(bytes: u64) -> Result<u64> {
             message,
             format!("take at most {}", human(VDI_BYTES_MAX)),
         ));
+    }
+    if !bytes.is_multiple_of(SECTOR_BYTES) {
+        let down = bytes - bytes % SECTOR_BYTES;
+        let message = format!("{bytes} bytes is not a whole number of {SECTOR_BYTES}-byte sectors");
+        let hint = format!("take a multiple of {SECTOR_BYTES}, for example {}", down + SECTOR_BYTES);
+        return Err(ErrorBody::bad_request(message, hint));
     }
     Ok(bytes)
 }
@@ -147,6 +148,7 @@ mod tests {
         assert_eq!(check_vdi_bytes(0).unwrap_err().code, Code::BadRequest);
         assert_eq!(check_vdi_bytes(513).unwrap_err().code, Code::BadRequest);
         assert_eq!(check_vdi_bytes(VDI_BYTES_MAX + 512).unwrap_err().code, Code::TooLarge);
+        assert_eq!(check_vdi_bytes(u64::MAX).unwrap_err().code, Code::TooLarge);
         assert_eq!(check_vdi_bytes(512).unwrap(), 512);
         assert_eq!(check_vdi_bytes(VDI_BYTES_MAX).unwrap(), VDI_BYTES_MAX);
     }

@@ -47,6 +47,41 @@ fn nonsense_gets_the_one_error_shape() {
     f.assert_goes_on();
 }
 
+/// A panic in a handler would end the daemon: every field gets its extremes, and each an answer.
+#[test]
+fn no_value_of_any_field_goes_unanswered() {
+    let f = Fixture::new();
+    assert_eq!(f.post("/api/v1/vdis", r#"{"name": "web", "size_bytes": 512}"#).0, 201);
+    let strings =
+        ["", "@", "%", "0", "99999999999999999999", "\\u0000", "\\ud83d\\ude00", "é", "..", "-1", "a+b"];
+    let long = "x".repeat(60_000);
+    for text in strings.into_iter().chain([long.as_str()]) {
+        for (path, field) in [
+            ("/vdis", "name"),
+            ("/vdis/web/snapshots", "label"),
+            ("/vdis/web/clone", "name"),
+            ("/vdis/web/rollback", "snapshot"),
+        ] {
+            let body = format!("{{\"{field}\": \"{text}\", \"size_bytes\": 512}}");
+            let plain = format!("{{\"{field}\": \"{text}\"}}");
+            for body in [body, plain] {
+                assert!(f.post(&format!("/api/v1{path}"), &body).0 >= 200, "{path} {body}");
+            }
+        }
+    }
+    for bits in 0..=64_u32 {
+        for near in -1..=1_i128 {
+            let n = (1_i128 << bits) + near;
+            let size = format!("{{\"name\": \"n{bits}\", \"size_bytes\": {n}}}");
+            assert!(f.post("/api/v1/vdis", &size).0 >= 200, "{n}");
+            assert!(f.call("PATCH", "/api/v1/vdis/web", &format!("{{\"size_bytes\": {n}}}")).0 >= 200, "{n}");
+            assert!(f.post("/api/v1/vdis/web/attach", &format!("{{\"num_queues\": {n}}}")).0 >= 200, "{n}");
+            assert!(f.get(&format!("/api/v1/vdis/web/snapshots/{n}")).0 >= 200, "{n}");
+        }
+    }
+    f.assert_goes_on();
+}
+
 /// Send `head` and then `chunk` for ever; give back the answer and how many bytes were taken.
 fn flood(f: &Fixture, head: &str, chunk: &[u8]) -> ((u16, serde_json::Value), usize) {
     let mut stream = f.connect();
