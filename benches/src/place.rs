@@ -10,7 +10,7 @@ use crate::process::{cores, run};
 pub struct Place {
     /// The folder.
     pub dir: PathBuf,
-    /// For rows: like `2c-24g-ext4`.
+    /// For rows: like `2c-24g-ext4`; `-loaded` at the end when others use the machine.
     pub machine: String,
 }
 
@@ -50,5 +50,14 @@ fn machine(dir: &Path) -> io::Result<String> {
     let kib = memory.split_whitespace().nth(1).and_then(|w| w.parse::<u64>().ok()).unwrap_or(0);
     let dir = dir.to_str().ok_or_else(|| io::Error::other("the folder's name is not UTF-8"))?;
     let kind = run(&["findmnt", "-no", "FSTYPE", "-T", dir])?;
-    Ok(format!("{}c-{}g-{}", cores(), kib.div_ceil(1 << 20), kind.trim()))
+    // Where mounts lie over each other, the last one counts.
+    let kind = kind.lines().last().unwrap_or("unknown").trim().to_string();
+    let loaded = if load()? > cores() as f64 / 2.0 { "-loaded" } else { "" };
+    Ok(format!("{}c-{}g-{kind}{loaded}", cores(), kib.div_ceil(1 << 20)))
+}
+
+/// Processes that wanted a core during the last minute, on average.
+fn load() -> io::Result<f64> {
+    let text = fs::read_to_string("/proc/loadavg")?;
+    text.split(' ').next().unwrap_or_default().parse().map_err(io::Error::other)
 }
