@@ -183,7 +183,7 @@ impl Job<'_> {
                 return Ok(None);
             }
             self.busy += 1;
-            if self.busy == NODES_PER_SLICE {
+            if self.busy >= NODES_PER_SLICE {
                 self.busy = 0;
                 yield_now().await;
             }
@@ -283,6 +283,11 @@ impl Job<'_> {
         while let Some(step) = walk.next(&source, |p| young(p, &mut freed)).await {
             match step {
                 Step::Leaf(_, node) => {
+                    self.busy += 1;
+                    if self.busy >= NODES_PER_SLICE {
+                        self.busy = 0;
+                        yield_now().await;
+                    }
                     for (_, entry) in node.entries().filter(|(_, e)| e.birth > threshold) {
                         freed.push(entry.addr);
                         self.data_blocks_delta -= 1;
