@@ -10,6 +10,8 @@ use crate::buffer::AlignedBuf;
 use crate::executor::Token;
 use crate::units::{BLOCK_BYTES, BLOCK_SIZE};
 
+static ZEROS: [u8; BLOCK_SIZE] = [0; BLOCK_SIZE];
+
 /// The bytes of a memory device; clones share them.
 #[derive(Clone, Default)]
 pub struct Media(Rc<RefCell<BTreeMap<u64, Box<[u8; BLOCK_SIZE]>>>>);
@@ -27,8 +29,17 @@ impl Media {
     pub fn write(&self, offset_bytes: u64, src: &[u8]) {
         let mut map = self.0.borrow_mut();
         for_each_block(offset_bytes, src.len(), |block, within, range| {
-            let b = map.entry(block).or_insert_with(|| Box::new([0; BLOCK_SIZE]));
-            b[within..within + range.len()].copy_from_slice(&src[range]);
+            let src = &src[range];
+            match map.get_mut(&block) {
+                Some(b) => b[within..within + src.len()].copy_from_slice(src),
+                // What was never written is zeros already.
+                None if *src == ZEROS[..src.len()] => {}
+                None => {
+                    let mut b = Box::new([0; BLOCK_SIZE]);
+                    b[within..within + src.len()].copy_from_slice(src);
+                    map.insert(block, b);
+                }
+            }
         });
     }
     /// An independent copy.

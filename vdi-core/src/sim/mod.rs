@@ -2,5 +2,21 @@
 //! who snapshots, clones, rolls back and deletes meanwhile, and crashes at any moment, also during recovery.
 //! A plain model beside it says after each crash what the disks may hold.
 
-pub mod content;
-pub mod history;
+mod admin;
+mod content;
+mod guest;
+mod history;
+mod many;
+mod model;
+mod options;
+mod run;
+mod verify;
+mod workload;
+mod world;
+
+#[cfg(test)]
+mod tests;
+
+pub use many::{Progress, Series, run_series};
+pub use model::Report;
+pub use run::{Failure, Survivor, run_world};

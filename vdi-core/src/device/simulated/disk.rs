@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use super::super::memory::Media;
 use super::super::{DeviceInfo, Op, OpKind};
 use super::{CrashPoint, Fault, FaultCounts, Faults, Random};
-use crate::buffer::{AlignedBuf, IoBufs, crc32c};
+use crate::buffer::{AlignedBuf, IoBuf, IoBufs, crc32c};
 use crate::clock::{Clock, ManualClock};
 use crate::executor::Token;
 use crate::units::{BLOCK_BYTES, SECTOR_BYTES};
@@ -50,8 +50,14 @@ impl Disk {
     fn record(&mut self, op: &Op) {
         let mut mix = self.trace ^ (op.kind as u64) ^ (op.offset_bytes << 3) ^ (op.len_bytes << 40);
         if op.kind == OpKind::Write {
-            let bytes = gather(&op.bufs, op.len_bytes);
-            mix ^= u64::from(crc32c(&bytes)) << 16;
+            for buf in &op.bufs {
+                let crc = match buf {
+                    IoBuf::Owned(b) => crc32c(b),
+                    IoBuf::Shared(b, range) => crc32c(&b[range.clone()]),
+                    IoBuf::Guest(_) => 0,
+                };
+                mix = mix.rotate_left(7) ^ (u64::from(crc) << 16);
+            }
         }
         self.trace = Random::new(mix ^ self.clock.now_ns()).bits();
     }
@@ -117,17 +123,22 @@ impl Disk {
             self.counts.add(Fault::ReadError);
             return Err(libc::EIO);
         }
-        let mut bytes = AlignedBuf::zeroed(op.len_bytes as usize);
-        self.visible.read(op.offset_bytes, &mut bytes);
-        if !bytes.is_empty() && self.random.chance(self.faults.flipped_read) {
-            self.counts.add(Fault::FlippedRead);
-            self.flip_bit(&mut bytes);
-        }
-        let mut at = 0;
-        for buf in &mut op.bufs {
+        let flip = op.len_bytes > 0 && self.random.chance(self.faults.flipped_read);
+        let mut at = op.offset_bytes;
+        let flipped = self.random.below(op.bufs.len() as u64) as usize;
+        for (index, buf) in op.bufs.iter_mut().enumerate() {
             let len = buf.len();
-            buf.copy_from(&bytes[at..at + len]);
-            at += len;
+            let mut bounce = AlignedBuf::zeroed(if matches!(buf, IoBuf::Owned(_)) { 0 } else { len });
+            let bytes: &mut [u8] = if let IoBuf::Owned(b) = buf { b } else { &mut bounce };
+            self.visible.read(at, bytes);
+            if flip && index == flipped && !bytes.is_empty() {
+                self.counts.add(Fault::FlippedRead);
+                flip_bit(&mut self.random, bytes);
+            }
+            if !matches!(buf, IoBuf::Owned(_)) {
+                buf.copy_from(&bounce);
+            }
+            at += len as u64;
         }
         Ok(())
     }
@@ -153,14 +164,10 @@ impl Disk {
         }
         if !write.bytes.is_empty() && self.random.chance(faults.rotten_write) {
             self.counts.add(Fault::RottenWrite);
-            self.flip_bit(&mut write.bytes);
+            flip_bit(&mut self.random, &mut write.bytes);
         }
         self.apply(write);
         Ok(())
-    }
-    fn flip_bit(&mut self, bytes: &mut [u8]) {
-        let bit = self.random.below(bytes.len() as u64 * 8);
-        bytes[(bit / 8) as usize] ^= 1 << (bit % 8);
     }
     fn flush(&mut self, completed_before: u64) -> Result<(), i32> {
         if self.random.chance(self.faults.flush_error) {
@@ -225,8 +232,13 @@ impl Disk {
     }
 }
 
+fn flip_bit(random: &mut Random, bytes: &mut [u8]) {
+    let bit = random.below(bytes.len() as u64 * 8);
+    bytes[(bit / 8) as usize] ^= 1 << (bit % 8);
+}
+
 fn gather(bufs: &IoBufs, len_bytes: u64) -> AlignedBuf {
-    let len: usize = bufs.iter().map(crate::buffer::IoBuf::len).sum();
+    let len: usize = bufs.iter().map(IoBuf::len).sum();
     let mut bytes = AlignedBuf::zeroed(len.max(len_bytes as usize));
     let mut at = 0;
     for buf in bufs {

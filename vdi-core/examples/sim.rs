@@ -1,0 +1,53 @@
+//! `make sim SEED=… CYCLES=… [FROM=…] [JOBS=…]`: worlds from SEED on until CYCLES crash-and-recover cycles are done.
+//! Interrupted, it goes on with the FROM it printed last. Ends with 1 at the first broken promise.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Instant;
+
+use vdi_core::sim::{Progress, Series, run_series};
+
+fn number(name: &str, default: u64) -> u64 {
+    match std::env::var(name) {
+        Ok(text) if !text.is_empty() => text.parse().unwrap_or_else(|e| {
+            eprintln!("{name}={text}: {e}");
+            std::process::exit(2);
+        }),
+        _ => default,
+    }
+}
+
+fn main() {
+    let cycles = number("CYCLES", 10_000);
+    let cores = std::thread::available_parallelism().map_or(1, std::num::NonZero::get) as u64;
+    let series = Series {
+        seed: number("SEED", 1),
+        from: number("FROM", 0),
+        worlds: u64::MAX,
+        cycles,
+        // One cycle means: this world and no other.
+        jobs: if cycles == 1 { 1 } else { number("JOBS", cores) as usize },
+        failures: number("FAILURES", 1) as usize,
+    };
+    let started = Instant::now();
+    let said = AtomicU64::new(0);
+    let say = |p: &Progress| {
+        let seconds = started.elapsed().as_secs_f64();
+        eprintln!(
+            "{} worlds, {} cycles ({:.0}/s), {} in recovery; go on with FROM={}",
+            p.worlds,
+            p.report.cycles,
+            p.report.cycles as f64 / seconds,
+            p.report.cycles_in_recovery,
+            p.next
+        );
+    };
+    let progress = run_series(series, |p| {
+        let now = started.elapsed().as_secs() / 2;
+        if said.swap(now, Ordering::Relaxed) != now {
+            say(p);
+        }
+    });
+    say(&progress);
+    println!("{:#?}", progress.report);
+    std::process::exit(i32::from(!progress.failures.is_empty()));
+}

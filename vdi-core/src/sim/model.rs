@@ -1,0 +1,184 @@
+//! What the world knows: per disk its history, per snapshot a frozen copy, and the changes of names and sizes
+//! that nobody has acknowledged yet.
+
+use std::collections::BTreeMap;
+use std::ops::Range;
+
+use super::content::Stamp;
+use super::history::{History, Tick};
+use crate::device::simulated::FaultCounts;
+use crate::units::{BLOCK_BYTES, SECTORS_PER_BLOCK};
+
+/// The blocks of a disk that the world writes, reads and compares: its start, and both sides of where a tree of two
+/// and of three levels ends. Anything else of a disk stays untouched or is discarded as a whole.
+pub const AREAS: [Range<u64>; 3] = [0..320, (1 << 16) - 16..(1 << 16) + 16, (1 << 24) - 8..(1 << 24) + 8];
+
+/// A snapshot as it must be.
+#[derive(Clone, Debug)]
+pub struct Snapshot {
+    /// What it holds.
+    pub history: History,
+    /// Its size.
+    pub size_bytes: u64,
+    /// Its label.
+    pub label: Option<String>,
+}
+
+impl Snapshot {
+    /// A disk that starts from it.
+    #[must_use]
+    pub fn as_disk(&self) -> Disk {
+        Disk { history: self.history.clone(), size_bytes: self.size_bytes, ..Disk::default() }
+    }
+}
+
+/// A disk as it must be.
+#[derive(Clone, Debug, Default)]
+pub struct Disk {
+    /// What it may hold.
+    pub history: History,
+    /// Its size.
+    pub size_bytes: u64,
+    /// When the last flush (or snapshot) that succeeded was issued.
+    pub flushed: Tick,
+    /// Its snapshots by epoch.
+    pub snapshots: BTreeMap<u64, Snapshot>,
+    /// Requests of its guest under way.
+    pub requests: u32,
+    /// An operation that wants the disk for itself, or for its snapshots, is under way.
+    pub claimed: bool,
+    /// It wants the guest's requests to wait, too.
+    pub exclusive: bool,
+}
+
+impl Disk {
+    /// The parts of [`AREAS`] within the disk, in blocks.
+    #[must_use]
+    pub fn areas(&self) -> Vec<Range<u64>> {
+        let blocks = self.size_bytes / BLOCK_BYTES;
+        AREAS.iter().map(|a| a.start..a.end.min(blocks)).filter(|a| a.start < a.end).collect()
+    }
+    /// The disk as a snapshot taken between `issued` and `now` holds it.
+    #[must_use]
+    pub fn frozen(&self, issued: Tick, now: Tick) -> Snapshot {
+        Snapshot { history: self.history.freeze(issued, now), size_bytes: self.size_bytes, label: None }
+    }
+    /// Guest sectors.
+    #[must_use]
+    pub fn sectors(&self) -> u64 {
+        self.size_bytes / BLOCK_BYTES * SECTORS_PER_BLOCK
+    }
+}
+
+/// An operation of the administrator that may or may not have happened when the world stops.
+#[derive(Clone, Debug)]
+pub enum Pending {
+    /// A disk may be there, with this history and size.
+    Appears(String, Disk),
+    /// A clone by this name of the present state of that disk, asked for at this moment, may be there.
+    Clones(String, String, Tick),
+    /// A disk may be gone.
+    Vanishes(String),
+    /// A disk may have become another one (roll-back).
+    Becomes(String, Disk),
+    /// A disk may have this size.
+    Resizes(String, u64),
+    /// A snapshot issued at this moment may be there, with this label.
+    Snapshot(String, Tick, Option<String>),
+    /// A snapshot may carry this label.
+    Labels(String, u64, String),
+    /// A snapshot may be gone.
+    Removes(String, u64),
+}
+
+/// What happened in a world, or in many.
+#[derive(Clone, Debug, Default)]
+pub struct Report {
+    /// Operations that ended, by verb.
+    pub operations: BTreeMap<&'static str, u64>,
+    /// Operations that were refused or failed, by kind.
+    pub errors: BTreeMap<String, u64>,
+    /// Stops and recoveries.
+    pub cycles: u64,
+    /// Stops during a recovery.
+    pub cycles_in_recovery: u64,
+    /// Blocks compared with the model.
+    pub blocks_compared: u64,
+    /// Faults of the devices.
+    pub faults: FaultCounts,
+}
+
+impl Report {
+    /// Add another report to this one.
+    pub fn merge(&mut self, other: &Report) {
+        for (verb, n) in &other.operations {
+            *self.operations.entry(verb).or_default() += n;
+        }
+        for (kind, n) in &other.errors {
+            *self.errors.entry(kind.clone()).or_default() += n;
+        }
+        self.cycles += other.cycles;
+        self.cycles_in_recovery += other.cycles_in_recovery;
+        self.blocks_compared += other.blocks_compared;
+        self.faults.merge(&other.faults);
+    }
+}
+
+/// Everything the clients of a world share.
+#[derive(Debug, Default)]
+pub struct Model {
+    /// The disks by name.
+    pub disks: BTreeMap<String, Disk>,
+    /// Operations of the administrator under way, by number.
+    pub pending: BTreeMap<u64, Pending>,
+    /// Operations under way.
+    pub in_flight: u64,
+    /// When the last operation ended, ns of the world's clock.
+    pub last_end_ns: u64,
+    /// The first broken promise.
+    pub failure: Option<String>,
+    /// Why the daemon has to be restarted.
+    pub restart: Option<String>,
+    /// Whether the devices may fail now.
+    pub errors_expected: bool,
+    /// What happened.
+    pub report: Report,
+    /// Say on stderr what happens.
+    pub verbose: bool,
+    tick: Tick,
+    stamp: Stamp,
+    numbers: u64,
+}
+
+impl Model {
+    /// Say what happens, when asked to.
+    pub fn say(&self, what: impl FnOnce() -> String) {
+        if self.verbose {
+            eprintln!("{:5} {}", self.tick, what());
+        }
+    }
+    /// A new moment.
+    pub fn now(&mut self) -> Tick {
+        self.tick += 1;
+        self.tick
+    }
+    /// Content that no other write has.
+    pub fn stamp(&mut self) -> Stamp {
+        self.stamp += 1;
+        self.stamp
+    }
+    /// A number for a new name, label or pending operation.
+    pub fn number(&mut self) -> u64 {
+        self.numbers += 1;
+        self.numbers
+    }
+    /// Note a broken promise; the first one counts.
+    pub fn fail(&mut self, what: impl Into<String>) {
+        let what = what.into();
+        self.failure.get_or_insert(what);
+    }
+    /// The disk of that name. Panics when the model has none: clients only name what is there.
+    pub fn disk(&mut self, name: &str) -> &mut Disk {
+        self.disks.get_mut(name).unwrap_or_else(|| panic!("the model has a disk {name}"))
+    }
+}

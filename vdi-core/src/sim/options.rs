@@ -1,0 +1,185 @@
+//! What a world is like, drawn from its seed. As in swarm testing (Groce and others, ISSTA 2012) each world leaves
+//! out some of what is possible, so that rare combinations are not drowned by common ones.
+
+use crate::device::simulated::{Faults, Random, Survival};
+
+/// What a guest or the administrator may do.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+pub enum Verb {
+    /// A write of any shape.
+    Write,
+    /// A read of any shape, checked against the model.
+    Read,
+    /// A discard.
+    Discard,
+    /// A write of zeroes, with or without the permission to unmap.
+    WriteZeroes,
+    /// A flush.
+    Flush,
+    /// A snapshot, with or without a label.
+    Snapshot,
+    /// A new label for a snapshot.
+    Label,
+    /// A snapshot removed.
+    RemoveSnapshot,
+    /// A clone of a disk or of a snapshot.
+    Clone,
+    /// A disk set back to a snapshot.
+    RollBack,
+    /// A new disk.
+    Create,
+    /// A disk deleted.
+    Delete,
+    /// A disk made larger or smaller.
+    Resize,
+    /// A checkpoint now.
+    Checkpoint,
+    /// Collection of dead blocks.
+    Collect,
+}
+
+const WEIGHTS: [(Verb, u64, bool); 15] = [
+    // (verb, weight, may be left out)
+    (Verb::Write, 400, false),
+    (Verb::Read, 120, true),
+    (Verb::Discard, 40, true),
+    (Verb::WriteZeroes, 40, true),
+    (Verb::Flush, 60, true),
+    (Verb::Snapshot, 40, true),
+    (Verb::Label, 8, true),
+    (Verb::RemoveSnapshot, 10, true),
+    (Verb::Clone, 10, true),
+    (Verb::RollBack, 8, true),
+    (Verb::Create, 6, true),
+    (Verb::Delete, 6, true),
+    (Verb::Resize, 10, true),
+    (Verb::Checkpoint, 25, true),
+    (Verb::Collect, 8, true),
+];
+
+/// How the machine stops.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Stop {
+    /// The daemon is killed; the disks go on.
+    Kill,
+    /// Power is lost, with this much surviving on the store and on the log.
+    Power(Survival, Survival),
+    /// The daemon is asked to stop; then power is lost.
+    Close,
+}
+
+/// A world's settings.
+#[derive(Clone, Debug)]
+pub struct Options {
+    /// Size of the store.
+    pub store_bytes: u64,
+    /// Size of the log.
+    pub log_bytes: u64,
+    /// Disks at the start.
+    pub disks: u64,
+    /// Operations under way at once.
+    pub in_flight_max: u64,
+    /// Operations between two stops.
+    pub operations: u64,
+    /// Crash-and-recover cycles.
+    pub cycles: u64,
+    /// Blocks that most requests hit.
+    pub hot_blocks: u64,
+    /// Whether guests wait for durability (write-through).
+    pub write_through: bool,
+    /// Whether large disks are among them.
+    pub large: bool,
+    /// Weights of the verbs.
+    pub verbs: Vec<(Verb, u64)>,
+    /// What goes wrong with the store while guests run.
+    pub store_faults: Faults,
+    /// What goes wrong with the log while guests run.
+    pub log_faults: Faults,
+}
+
+impl Options {
+    /// The settings of one world.
+    pub fn draw(random: &mut Random) -> Options {
+        let mut verbs: Vec<(Verb, u64)> = WEIGHTS
+            .iter()
+            .filter(|(_, _, optional)| !optional || random.below(4) > 0)
+            .map(|(verb, weight, _)| (*verb, *weight))
+            .collect();
+        for (_, weight) in &mut verbs {
+            *weight *= *random.pick(&[1, 1, 1, 4]);
+        }
+        verbs.sort_unstable();
+        let delay_ns_max = *random.pick(&[0, 0, 100_000, 5_000_000]);
+        let quiet = Faults { delay_ns_max, slow_ns_max: 1_000_000_000, slow: 500, ..Faults::default() };
+        let faulty = random.below(5) == 0;
+        let faults = |random: &mut Random| if faulty { draw_faults(&quiet, random) } else { quiet.clone() };
+        Options {
+            store_bytes: *random.pick(&[64, 64, 96, 256]) << 20,
+            log_bytes: crate::limits::LOG_BYTES_MIN,
+            disks: random.within(1..4),
+            in_flight_max: *random.pick(&[1, 2, 4, 16, 16]),
+            operations: random.within(10..120),
+            cycles: random.within(1..5),
+            hot_blocks: *random.pick(&[4, 16, 64, 320]),
+            write_through: random.below(4) == 0,
+            large: random.coin(),
+            verbs,
+            store_faults: faults(random),
+            log_faults: faults(random),
+        }
+    }
+    /// Whether errors of the devices are to be expected.
+    #[must_use]
+    pub fn is_faulty(&self) -> bool {
+        [&self.store_faults, &self.log_faults]
+            .iter()
+            .any(|f| f.read_error + f.write_error + f.flush_error + f.no_space + f.flipped_read > 0)
+    }
+    /// How the next stop happens.
+    pub fn draw_stop(random: &mut Random) -> Stop {
+        match random.below(10) {
+            0..=2 => Stop::Kill,
+            3 => Stop::Close,
+            _ => Stop::Power(draw_survival(random), draw_survival(random)),
+        }
+    }
+    /// A verb by weight.
+    pub fn draw_verb(&self, random: &mut Random) -> Verb {
+        let total: u64 = self.verbs.iter().map(|(_, weight)| weight).sum();
+        let mut at = random.below(total);
+        for (verb, weight) in &self.verbs {
+            if at < *weight {
+                return *verb;
+            }
+            at -= weight;
+        }
+        Verb::Write
+    }
+}
+
+fn draw_survival(random: &mut Random) -> Survival {
+    let chance = random.below(1_000_000) as u32;
+    *random.pick(&[
+        Survival::Nothing,
+        Survival::Everything,
+        Survival::Writes(chance),
+        Survival::Sectors(chance),
+        Survival::Sectors(500_000),
+        Survival::Prefix,
+    ])
+}
+
+/// Some faults of those that the engine must turn into errors, never into wrong data.
+fn draw_faults(quiet: &Faults, random: &mut Random) -> Faults {
+    let mut faults = quiet.clone();
+    let rate = *random.pick(&[500, 5_000, 50_000]);
+    match random.below(6) {
+        0 => faults.read_error = rate,
+        1 => faults.write_error = rate,
+        2 => faults.flush_error = rate,
+        3 => faults.no_space = rate,
+        4 => faults.flipped_read = rate,
+        _ => {}
+    }
+    faults
+}

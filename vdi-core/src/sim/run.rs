@@ -1,0 +1,226 @@
+//! Worlds from beginning to end: format, work, stop, recover, compare, again; and many of them.
+
+use std::fmt;
+
+use super::model::{Disk, Pending, Report};
+use super::options::{Options, Stop};
+use super::verify::Verifier;
+use super::workload::draw_size;
+use super::world::{End, World};
+use crate::check::{CheckOptions, check};
+use crate::engine::{Engine, EngineOptions, FormatOptions};
+
+/// Stops in a row during recovery, at most.
+const RECOVERY_STOPS_MAX: u32 = 3;
+/// Log of the extent size in a world: the smallest.
+const EXTENT_BITS: u32 = crate::limits::EXTENT_BITS_MIN;
+
+/// A broken promise and the world that shows it.
+#[derive(Clone, Debug)]
+pub struct Failure {
+    /// The world.
+    pub seed: u64,
+    /// What went wrong.
+    pub what: String,
+}
+
+impl fmt::Display for Failure {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        writeln!(f, "SEED={}: {}", self.seed, self.what)?;
+        write!(f, "again with: make sim SEED={} CYCLES=1", self.seed)
+    }
+}
+
+/// A world that kept every promise.
+#[derive(Clone, Debug)]
+pub struct Survivor {
+    /// What happened in it.
+    pub report: Report,
+    /// A hash of every device operation: equal for equal seeds.
+    pub trace: u64,
+}
+
+/// Live through the world of `seed`.
+pub fn run_world(seed: u64) -> Result<Survivor, Failure> {
+    let mut world = World::new(seed);
+    let outcome = live(&mut world);
+    world.forget();
+    let what = world.model.borrow_mut().failure.take().or(outcome.err());
+    if let Some(what) = what {
+        return Err(Failure { seed, what });
+    }
+    let mut report = world.model.borrow().report.clone();
+    report.faults.merge(&world.store.counts());
+    report.faults.merge(&world.log.counts());
+    Ok(Survivor { report, trace: world.store.trace() ^ world.log.trace().rotate_left(1) })
+}
+
+fn live(world: &mut World) -> Result<(), String> {
+    world.set_faults(false);
+    format(world)?;
+    recover(world)?;
+    populate(world)?;
+    for cycle in 0..world.options.cycles {
+        work(world)?;
+        let power_lost = stop_and_recover(world)?;
+        compare(world, power_lost, cycle + 1 == world.options.cycles)?;
+    }
+    Ok(())
+}
+
+fn ended(end: End) -> String {
+    format!("unexpected end: {end:?}")
+}
+
+fn format(world: &mut World) -> Result<(), String> {
+    let env = world.env();
+    let (store, _) = world.open_devices();
+    let options = FormatOptions { extent_bits: Some(EXTENT_BITS), ..FormatOptions::default() };
+    let work = Engine::format(env, store, options);
+    world.run(work).map_err(ended)?.map(drop).map_err(|e| format!("format: {e:?}"))?;
+    world.store.kill();
+    world.log.kill();
+    world.forget();
+    Ok(())
+}
+
+/// Open the engine; the outer error is a crash on the way.
+fn open(world: &mut World) -> Result<Result<(), String>, End> {
+    let env = world.env();
+    let (store, log) = world.open_devices();
+    let opened = world.run(Engine::open(env, store, log, EngineOptions::default()))?;
+    Ok(opened.map(|engine| world.engine = Some(engine)).map_err(|e| format!("open: {e:?}")))
+}
+
+fn recover(world: &mut World) -> Result<(), String> {
+    open(world).map_err(ended)?
+}
+
+fn populate(world: &mut World) -> Result<(), String> {
+    for number in 0..world.options.disks {
+        let name = format!("vm{number}");
+        let size_bytes = draw_size(&world.options, &mut world.random);
+        let (engine, n) = (world.engine.clone().expect("the engine runs"), name.clone());
+        let made = world.run(async move { engine.create(&n, size_bytes).await }).map_err(ended)?;
+        made.map_err(|e| format!("create: {e:?}"))?;
+        world.model.borrow_mut().disks.insert(name, Disk { size_bytes, ..Disk::default() });
+    }
+    Ok(())
+}
+
+/// Guests and administrator at work, until a crash point or the end of the work.
+fn work(world: &mut World) -> Result<(), String> {
+    world.set_faults(true);
+    if world.random.below(4) > 0 {
+        let scale = 1 << world.random.below(11);
+        world.crash_point.arm(1 + world.random.below(scale));
+    }
+    let operations = world.random.below(world.options.operations) + 1;
+    match world.busy(operations) {
+        End::Failure => Err(String::from("a promise was broken")),
+        End::Done | End::Crash => Ok(()),
+    }
+}
+
+/// Stop, and come up again, perhaps after stopping again on the way. Tells whether power was lost.
+fn stop_and_recover(world: &mut World) -> Result<bool, String> {
+    let mut power_lost = stop(world, true)?;
+    check_image(world)?;
+    world.model.borrow_mut().report.cycles += 1;
+    for _ in 0..RECOVERY_STOPS_MAX {
+        if world.random.below(3) > 0 {
+            break;
+        }
+        let scale = 1 << world.random.below(8);
+        world.crash_point.arm(1 + world.random.below(scale));
+        match open(world) {
+            Ok(result) => {
+                // Recovered before the crash point: what was recovered is certain even now.
+                world.crash_point.disarm();
+                return result.map(|()| power_lost);
+            }
+            Err(End::Crash) => {
+                world.model.borrow_mut().report.cycles_in_recovery += 1;
+                power_lost |= stop(world, false)?;
+                check_image(world)?;
+            }
+            Err(end) => return Err(ended(end)),
+        }
+    }
+    recover(world).map(|()| power_lost)
+}
+
+/// The checker must find no damage in what a stop left. Leaks there are: what was deleted waits for a collection.
+fn check_image(world: &mut World) -> Result<(), String> {
+    let (store, log) = world.open_devices();
+    let options = CheckOptions { data: world.random.below(4) == 0 };
+    let checked = world.run(async move { check(&store, &[log], options).await }).map_err(ended)?;
+    let report = checked.map_err(|e| format!("check: {e:?}"))?;
+    world.forget();
+    if report.is_corrupt() { Err(format!("check after a stop: {:#?}", report.findings)) } else { Ok(()) }
+}
+
+fn stop(world: &mut World, may_close: bool) -> Result<bool, String> {
+    let crashed = world.crash_point.reached();
+    let poisoned = world.model.borrow().restart.is_some();
+    world.crash_point.disarm();
+    let how = Options::draw_stop(&mut world.random);
+    world
+        .model
+        .borrow()
+        .say(|| format!("stop: {how:?}, at the crash point: {crashed}, for a restart: {poisoned}"));
+    let closes = may_close && !crashed && !poisoned;
+    if how == Stop::Close && closes {
+        world.set_faults(false);
+        if let Some(engine) = world.engine.clone() {
+            let closed = world.run(async move { engine.close().await }).map_err(ended)?;
+            let poisoned = world.options.is_faulty();
+            if let Err(e) = closed
+                && !poisoned
+            {
+                return Err(format!("close: {e:?}"));
+            }
+        }
+    }
+    world.set_faults(false);
+    let (store, log) = (world.store.clone(), world.log.clone());
+    let power_lost = match how {
+        Stop::Power(on_store, on_log) => {
+            store.power_loss(on_store);
+            log.power_loss(on_log);
+            true
+        }
+        Stop::Kill | Stop::Close => {
+            store.kill();
+            log.kill();
+            false
+        }
+    };
+    world.forget();
+    Ok(power_lost)
+}
+
+fn compare(world: &mut World, power_lost: bool, last: bool) -> Result<(), String> {
+    let engine = world.engine.clone().expect("the engine runs");
+    world.model.borrow().say(|| format!("recovered: {:?}", engine.status().recovery));
+    let verifier = Verifier { engine, model: world.model.clone(), power_lost };
+    let all = verifier.clone();
+    world.run(async move { all.everything().await }).map_err(ended)??;
+    let snapshots: Vec<(String, u64)> = {
+        let model = world.model.borrow();
+        let of = |(name, disk): (&String, &Disk)| {
+            disk.snapshots.keys().map(|e| (name.clone(), *e)).collect::<Vec<_>>()
+        };
+        model.disks.iter().flat_map(of).collect()
+    };
+    for (name, epoch) in snapshots {
+        if last || world.random.below(4) == 0 {
+            let verifier = verifier.clone();
+            world.run(async move { verifier.snapshot(&name, epoch).await }).map_err(ended)??;
+        }
+    }
+    debug_assert!(
+        world.model.borrow().pending.values().all(|p: &Pending| !matches!(p, Pending::Becomes(..)))
+    );
+    Ok(())
+}
