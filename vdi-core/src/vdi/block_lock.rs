@@ -1,5 +1,7 @@
-//! Blocks locked while a partial write reads, merges and appends them. Whoever touches such a block
-//! meanwhile waits. The bound is two blocks per partial write in flight.
+//! Blocks locked while a partial write reads, merges and appends. Whoever writes such a block meanwhile
+//! waits. All blocks of the write are locked, not just the partial ones at its edges: a smaller partial write
+//! inside it would else merge with what this one is about to replace. The bound is a request's blocks per
+//! partial write in flight.
 
 use std::cell::RefCell;
 use std::collections::BTreeSet;
@@ -26,14 +28,13 @@ impl BlockLocks {
     pub fn changed(&self) -> impl Future<Output = ()> + use<> {
         self.0.freed.wait()
     }
-    /// Lock the first and last block of `range`, which nobody else may be writing.
-    pub async fn lock_edges(&self, range: &Range<u64>) -> BlockGuard {
+    /// Lock the blocks of `range`, of which nobody else may be writing any.
+    pub async fn lock(&self, range: &Range<u64>) -> BlockGuard {
         loop {
             let changed = self.changed();
             if self.is_free(range) {
-                let blocks = [range.start, range.end - 1];
-                self.0.held.borrow_mut().extend(blocks);
-                return BlockGuard { locks: self.clone(), blocks };
+                self.0.held.borrow_mut().extend(range.clone());
+                return BlockGuard { locks: self.clone(), range: range.clone() };
             }
             changed.await;
         }
@@ -42,15 +43,17 @@ impl BlockLocks {
 
 pub(super) struct BlockGuard {
     locks: BlockLocks,
-    blocks: [u64; 2],
+    range: Range<u64>,
 }
 
 impl Drop for BlockGuard {
     fn drop(&mut self) {
         let shared = &self.locks.0;
-        for b in self.blocks {
-            shared.held.borrow_mut().remove(&b);
+        let mut held = shared.held.borrow_mut();
+        for block in self.range.clone() {
+            held.remove(&block);
         }
+        drop(held);
         shared.freed.notify();
     }
 }

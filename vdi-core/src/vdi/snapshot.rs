@@ -46,7 +46,7 @@ impl Vdi {
     pub async fn snapshot(&self, label: Option<&str>) -> Result<SnapshotInfo> {
         self.check_label(label)?;
         if !self.0.changed.get()
-            && let Some(last) = self.snapshots().pop().filter(|s| s.epoch.next() == self.epoch())
+            && let Some(last) = self.snapshots().pop().filter(|s| self.is_unchanged_since(s))
         {
             if label.is_some() && last.label.as_deref() != label {
                 self.label(last.epoch, label).await?;
@@ -64,6 +64,10 @@ impl Vdi {
         let epoch = self.append_event(body, || self.check_label(label), taken).await?;
         self.0.shared.log.flush().await?;
         Ok(SnapshotInfo { epoch, wall_ns, size_bytes, label: label.map(str::to_owned), pending: true })
+    }
+    /// The size is asked too: after a recovery only the record knows of a resize since the snapshot.
+    fn is_unchanged_since(&self, s: &SnapshotInfo) -> bool {
+        s.epoch.next() == self.epoch() && s.size_bytes == self.size_bytes()
     }
     /// Name a snapshot, or take its name away.
     pub async fn label(&self, epoch: Epoch, label: Option<&str>) -> Result<()> {

@@ -97,7 +97,7 @@ impl Vdi {
         let guard = match partial {
             false => None,
             true => {
-                let guard = self.0.blocks.lock_edges(&blocks).await;
+                let guard = self.0.blocks.lock(&blocks).await;
                 self.read_edges(&blocks, &mut data).await?;
                 Some(guard)
             }

@@ -139,7 +139,7 @@ impl History {
         // Per sector the latest end of any change it may show (0: the base).
         let mut latest_end = [0; 8];
         for (sector, stamp) in stamps.iter().enumerate().filter(|(_, stamp)| **stamp != UNSEEN) {
-            let candidates = self.candidates(touching, sector, base[sector], *stamp, bound);
+            let candidates = self.candidates(touching, sector, base[sector], *stamp, (bound, look));
             match candidates[..] {
                 [] => return Err(self.violation(block, sector, *stamp, base[sector], touching, bound)),
                 [Some(only)] => raised = raised.max(self.changes[only as usize].issued),
@@ -163,12 +163,13 @@ impl History {
         sector: usize,
         base: Stamp,
         stamp: Stamp,
-        bound: Tick,
+        (bound, look): (Tick, Look),
     ) -> SmallVec<[Option<u32>; 4]> {
         let mine = || touching.iter().filter(|(_, mask)| mask & 1 << sector != 0).map(|(id, _)| *id);
         let required = |id: u32| {
             let c = &self.changes[id as usize];
-            c.done && (c.ended < bound || c.durable)
+            // A read that began before a durable write ended may still show what was there before.
+            c.done && (c.ended < bound || c.durable && look == Look::Recovered)
         };
         let buried = |ended: Tick| mine().any(|z| required(z) && ended < self.changes[z as usize].issued);
         let mut found = SmallVec::new();
