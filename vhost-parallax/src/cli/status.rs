@@ -51,7 +51,14 @@ fn text(status: &Status) -> String {
                 log.incarnation
             ),
         ),
-        ("", format!("{} checkpoints, {} segments written", log.checkpoints, log.segments_written)),
+        (
+            "",
+            format!(
+                "{}, {} written",
+                table::count(log.checkpoints, "checkpoint"),
+                table::count(log.segments_written, "segment")
+            ),
+        ),
         ("", log.io_mode.clone()),
         (
             "cache",
