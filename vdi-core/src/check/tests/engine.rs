@@ -31,7 +31,8 @@ enum Act {
     RollBack(usize, prop::sample::Index),
     Resize(usize, u64),
     Checkpoint,
-    Kill,
+    /// The end of a life: after everything before it, or after so many rounds of device I/O.
+    Kill(Option<u16>),
 }
 
 fn act() -> impl Strategy<Value = Act> {
@@ -51,7 +52,8 @@ fn act() -> impl Strategy<Value = Act> {
         1 => (vdi(), any::<prop::sample::Index>()).prop_map(|(v, i)| Act::RollBack(v, i)),
         1 => (vdi(), 1u64..64).prop_map(|(v, n)| Act::Resize(v, n << 20)),
         5 => Just(Act::Checkpoint),
-        2 => Just(Act::Kill),
+        1 => Just(Act::Kill(None)),
+        3 => (0u16..400).prop_map(|rounds| Act::Kill(Some(rounds))),
     ]
 }
 
@@ -97,7 +99,7 @@ async fn perform(engine: &Engine, act: &Act) {
         Act::Clone(v, w) => drop(engine.clone_vdi(NAMES[*v], None, NAMES[*w]).await),
         Act::Resize(v, bytes) => drop(engine.resize(NAMES[*v], *bytes, true).await),
         Act::Checkpoint => engine.checkpoint().await.unwrap(),
-        Act::Kill => {}
+        Act::Kill(_) => {}
     }
 }
 
@@ -111,10 +113,12 @@ fn env(executor: &Executor, seed: &Rc<RefCell<u64>>) -> Env {
     Env { executor: executor.clone(), clock: Rc::new(ManualClock::default()), entropy }
 }
 
-/// One life of an engine: opened, recovered, used, and killed when `life` returns.
+/// One life of an engine: opened, recovered, used, and killed when `life` returns or after `rounds` rounds of
+/// device I/O.
 fn run<F: Future<Output = ()> + 'static>(
     world: &World,
     seed: &Rc<RefCell<u64>>,
+    rounds: Option<u16>,
     life: impl FnOnce(Engine) -> F + 'static,
 ) {
     let executor = Executor::new();
@@ -132,7 +136,8 @@ fn run<F: Future<Output = ()> + 'static>(
         *finished.borrow_mut() = true;
     });
     let mut idle = 0;
-    while !*done.borrow() {
+    let mut rounds_left = rounds.map_or(usize::MAX, usize::from);
+    while !*done.borrow() && rounds_left > 0 {
         executor.run_until_stalled();
         if let Some(engine) = &*running.borrow() {
             engine.kick();
@@ -140,6 +145,7 @@ fn run<F: Future<Output = ()> + 'static>(
         executor.run_until_stalled();
         let any = devices.iter().fold(false, |any, d| d.poll() | any);
         idle = if any { 0 } else { idle + 1 };
+        rounds_left -= usize::from(any);
         if idle > 100 {
             executor.advance_to(executor.next_timer_ns().expect("something will come"));
         }
@@ -156,7 +162,7 @@ proptest! {
     #[test]
     fn what_the_engine_leaves_is_never_corrupt_and_clean_after_a_collection(
         lives in proptest::collection::vec(act(), 1..60).prop_map(|acts| {
-            acts.split(|a| matches!(a, Act::Kill)).map(<[Act]>::to_vec).collect::<Vec<_>>()
+            acts.split_inclusive(|a| matches!(a, Act::Kill(_))).map(<[Act]>::to_vec).collect::<Vec<_>>()
         }),
         seed in any::<u64>(),
     ) {
@@ -171,8 +177,9 @@ proptest! {
             crate::executor::block_on(&executor, format, move || poll.poll());
         }
         for acts in lives {
+            let rounds = acts.last().and_then(|a| if let Act::Kill(rounds) = a { *rounds } else { None });
             let lived = acts.clone();
-            run(&world, &seed, |engine| async move {
+            run(&world, &seed, rounds, |engine| async move {
                 engine.create(NAMES[0], DISK).await.ok();
                 for act in &lived {
                     perform(&engine, act).await;
@@ -182,7 +189,7 @@ proptest! {
             prop_assert!(worst(&report) <= Some(Severity::Leak), "killed after {:?}: {:?}", acts, report);
             prop_assert!(!report.incomplete, "{:?}", report);
         }
-        run(&world, &seed, |engine| async move {
+        run(&world, &seed, None, |engine| async move {
             engine.collect(false).await.unwrap();
             engine.close().await.unwrap();
         });
