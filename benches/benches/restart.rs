@@ -88,32 +88,45 @@ impl Model {
         Model { seed, random: Random(seed), acknowledged: vec![0; blocks], pending: vec![None; DEPTH] }
     }
 
-    /// Keep `DEPTH` random writes in flight until `log_bytes` are written; they stay in flight at the end. Returns
-    /// how much the log then holds.
+    /// Keep `DEPTH` random writes in flight until the log is about as full as it ever gets; they stay in flight at the
+    /// end. Returns how much the log then holds, MiB.
     fn write_until_full(
         &mut self,
         parallax: &Parallax,
         queue: &mut Queue,
         log_bytes: u64,
     ) -> io::Result<f64> {
-        let mut written = 0u64;
+        let (mut written, mut peak) = (0u64, 0u64);
         for slot in 0..DEPTH {
             self.submit(queue, slot);
         }
-        while written < 2 * log_bytes {
-            let done: Vec<_> = queue.wait()?.iter().map(|d| (d.tag, d.result)).collect();
-            for (slot, result) in done {
-                if result != 0 {
-                    return Err(io::Error::from_raw_os_error(-result));
-                }
-                let (block, version) = self.pending[slot].expect("it was in flight");
-                self.acknowledged[block] = version;
-                written += BLOCK as u64;
-                self.submit(queue, slot);
+        loop {
+            let next = written + log_bytes / 64;
+            while written < next {
+                written += self.complete(queue)?;
+            }
+            let status = parallax.control()?.ask("GET", "/status", None)?;
+            let used = status["log"]["used_bytes"].as_u64().unwrap_or(0);
+            peak = peak.max(used);
+            let full = written > log_bytes * 3 / 2 && used >= peak / 10 * 9;
+            if full || written > 4 * log_bytes {
+                return Ok(used as f64 / f64::from(1 << 20));
             }
         }
-        let status = parallax.control()?.ask("GET", "/status", None)?;
-        Ok(status["log"]["used_bytes"].as_u64().unwrap_or(0) as f64 / f64::from(1 << 20))
+    }
+
+    /// Take what has ended, and keep as many in flight; bytes that were acknowledged.
+    fn complete(&mut self, queue: &mut Queue) -> io::Result<u64> {
+        let done: Vec<_> = queue.wait()?.iter().map(|d| (d.tag, d.result)).collect();
+        for (slot, result) in &done {
+            if *result != 0 {
+                return Err(io::Error::from_raw_os_error(-result));
+            }
+            let (block, version) = self.pending[*slot].expect("it was in flight");
+            self.acknowledged[block] = version;
+            self.submit(queue, *slot);
+        }
+        Ok((done.len() * BLOCK) as u64)
     }
 
     /// One write to a block that no other slot is writing.

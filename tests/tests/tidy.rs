@@ -17,6 +17,8 @@ fn every_import_follows_the_tables_of_the_architecture() {
     let sources = files(&root(), &["rs"]);
     let findings: Vec<String> = tables.iter().flat_map(|t| imports::violations(t, &sources)).collect();
     assert_none(&findings);
+    let promised: Vec<String> = tables.iter().flat_map(|t| imports::missing(t, &sources)).collect();
+    assert_none(&promised);
 }
 
 #[test]
