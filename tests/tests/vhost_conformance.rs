@@ -2,7 +2,7 @@
 
 #![expect(clippy::unwrap_used, reason = "a test: to panic is to fail")]
 
-use std::os::fd::AsRawFd;
+use std::os::fd::{AsFd, AsRawFd};
 use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::sync::atomic::Ordering;
@@ -261,26 +261,53 @@ fn requests_in_flight_at_a_kill_are_taken_up_once_in_order_of_arrival() {
     assert_eq!(guest.write(0, &[1; 512]), 0, "and it goes on");
 }
 
+/// `VHOST_USER_SET_BACKEND_REQ_FD`.
+const SET_BACK_CHANNEL: u32 = 21;
+
+/// The next message on the back channel is a config change.
+fn hears_of_a_change(channel: &UnixStream) {
+    let mut message = [0; 12];
+    std::io::Read::read_exact(&mut &*channel, &mut message).unwrap();
+    assert_eq!(message, *words(&[2, 1, 0]));
+}
+
 #[test]
-fn a_new_size_is_told_to_the_front_end() {
+fn a_new_size_is_told_to_the_front_end_once_it_listens() {
     let mut disks = RamDisks::new();
     let (socket, device) = disks.attach("web", &blank(1 << 20), false);
-    let mut f = crate_front_end(&socket);
+    let mut guest = FrontEnd::start(&socket, Shape::default()).unwrap();
     let (ours, theirs) = UnixStream::pair().unwrap();
-    f.set_backend_request_fd(&theirs).unwrap();
+    ours.set_read_timeout(Some(Duration::from_millis(400))).unwrap();
+    guest.wire.as_ref().unwrap().tell(SET_BACK_CHANNEL, &[], &[theirs.as_fd()]).unwrap();
     drop(theirs);
     device.resize(2 << 20);
-    ours.set_read_timeout(Some(LIMIT)).unwrap();
-    let mut message = [0; 12];
-    std::io::Read::read_exact(&mut &ours, &mut message).unwrap();
-    assert_eq!(message, *words(&[2, 1, 0]));
-    let (_, config) = f.get_config(0, 8, VhostUserConfigFlags::empty(), &[0; 8]).unwrap();
-    assert_eq!(config, 4096u64.to_le_bytes());
-    // Without a channel, or with one that nobody reads, nothing goes wrong.
-    drop(ours);
+    hears_of_a_change(&ours);
+    let (config, _) = guest
+        .wire
+        .as_ref()
+        .unwrap()
+        .ask(request::GET_CONFIG, &[words(&[0, 8, 0]), vec![0; 8]].concat(), &[])
+        .unwrap();
+    assert_eq!(config[12..20], 4096u64.to_le_bytes());
+    // With no queue running QEMU would not listen: it hears of it when one does.
+    guest.stop_queue(0).unwrap();
     device.resize(3 << 20);
-    drop(f);
+    assert!(std::io::Read::read(&mut &ours, &mut [0; 12]).is_err(), "too early");
+    guest.restart_queue(0).unwrap();
+    ours.set_read_timeout(Some(LIMIT)).unwrap();
+    hears_of_a_change(&ours);
+    // A guest that runs on over a reconnect is told, since nobody knows what it believes.
+    guest.connect(&socket).unwrap();
+    let (ours, theirs) = UnixStream::pair().unwrap();
+    ours.set_read_timeout(Some(LIMIT)).unwrap();
+    guest.wire.as_ref().unwrap().tell(SET_BACK_CHANNEL, &[], &[theirs.as_fd()]).unwrap();
+    hears_of_a_change(&ours);
+    // Without a channel, or with one that nobody reads, nothing goes wrong.
+    drop((ours, theirs));
     device.resize(4 << 20);
+    assert_eq!(guest.write(0, &[1; 512]), 0);
+    drop(guest);
+    device.resize(5 << 20);
 }
 
 #[test]

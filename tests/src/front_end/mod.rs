@@ -135,6 +135,10 @@ impl FrontEnd {
         let (body, _) = wire.ask(request::GET_VRING_BASE, &words(&[index, 0]), &[])?;
         Ok(u32::from_le_bytes(body[4..8].try_into().expect("four bytes")))
     }
+    /// Start a queue again that was stopped.
+    pub fn restart_queue(&self, index: usize) -> io::Result<()> {
+        self.start_queue(self.wire.as_ref().ok_or(io::ErrorKind::NotConnected)?, index)
+    }
     /// The in-flight area's file.
     #[must_use]
     pub fn inflight_file(&self) -> Option<&File> {

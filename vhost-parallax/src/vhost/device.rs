@@ -39,6 +39,8 @@ pub struct DeviceState {
     write_back: AtomicBool,
     connected: AtomicBool,
     rings: AtomicU16,
+    /// The front end may not know the capacity: tell it once rings are served.
+    config_due: AtomicBool,
     is_broken: AtomicBool,
     broken: Mutex<Option<Error>>,
     back_channel: Mutex<Option<OwnedFd>>,
@@ -61,6 +63,7 @@ impl DeviceState {
             write_back: AtomicBool::new(true),
             connected: AtomicBool::new(false),
             rings: AtomicU16::new(0),
+            config_due: AtomicBool::new(false),
             is_broken: AtomicBool::new(false),
             broken: Mutex::new(None),
             back_channel: Mutex::new(None),
@@ -92,9 +95,26 @@ impl DeviceState {
     pub fn sectors(&self) -> u64 {
         self.sectors.load(Ordering::Acquire)
     }
-    /// Change the capacity and tell the front end, if it listens for that.
+    /// Change the capacity and tell the front end, if it listens for that. QEMU (7.2) ignores the message
+    /// while no ring is served; then it is told later.
     pub fn resize(&self, size_bytes: u64) {
         self.sectors.store(size_bytes / SECTOR_BYTES, Ordering::Release);
+        self.make_config_due();
+        if self.config_is_due() {
+            self.tell_config();
+        }
+    }
+    /// What the front end believes may be old.
+    pub(super) fn make_config_due(&self) {
+        self.config_due.store(true, Ordering::Release);
+    }
+    /// True when the front end is to be told, and would listen.
+    pub(super) fn config_is_due(&self) -> bool {
+        self.config_due.load(Ordering::Acquire) && self.rings() > 0
+    }
+    /// Tell the front end to read the configuration again.
+    pub(super) fn tell_config(&self) {
+        self.config_due.store(false, Ordering::Release);
         if let Some(fd) = &*lock(&self.back_channel) {
             let bytes: Vec<u8> = CONFIG_CHANGE.iter().flat_map(|word| word.to_le_bytes()).collect();
             let flags = SendFlags::DONTWAIT | SendFlags::NOSIGNAL;

@@ -27,6 +27,9 @@ use super::session::Session;
 const HEADER_BYTES: usize = 12;
 /// A front end that has not finished its message by then is cut off.
 const MESSAGE_WAIT: Duration = Duration::from_secs(5);
+/// A front end that has said nothing for so long is not in the middle of a conversation: QEMU (7.2) takes
+/// a config change that arrives while it waits for a reply for that reply.
+const QUIET: Timespec = Timespec { tv_sec: 0, tv_nsec: 200_000_000 };
 /// Longest path that fits `sun_path` with its terminating zero.
 const PATH_BYTES_MAX: usize = 107;
 
@@ -211,8 +214,14 @@ impl Server {
                 PollFd::from_borrowed_fd(main, PollFlags::IN),
                 PollFd::new(&self.listener, PollFlags::IN),
             ];
-            if rustix::event::poll(&mut fds, None).is_err() {
-                continue;
+            let config_due = stream.is_some() && self.device.config_is_due();
+            match rustix::event::poll(&mut fds, config_due.then_some(&QUIET)) {
+                Ok(0) => {
+                    self.device.tell_config();
+                    continue;
+                }
+                Ok(_) => {}
+                Err(_) => continue,
             }
             let ready = |fd: &PollFd<'_>| !fd.revents().is_empty();
             if ready(&fds[0]) {

@@ -212,7 +212,11 @@ impl Session {
     }
     fn use_inflight(&mut self, area: Arc<InflightArea>) {
         match area.write_back() {
-            Some(mode) if area.is_used() => self.device.set_write_back(mode),
+            Some(mode) if area.is_used() => {
+                self.device.set_write_back(mode);
+                // The guest runs on; QEMU does not read the configuration again after a reconnect.
+                self.device.make_config_due();
+            }
             _ => area.set_write_back(self.device.write_back()),
         }
         self.inflight = Some(area);
