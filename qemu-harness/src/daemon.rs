@@ -23,6 +23,7 @@ const STOP_LIMIT: Duration = Duration::from_secs(30);
 pub struct Daemon {
     store: PathBuf,
     log: PathBuf,
+    log_size: String,
     run_dir: PathBuf,
     output: PathBuf,
     options: Vec<String>,
@@ -30,13 +31,14 @@ pub struct Daemon {
 }
 
 impl Daemon {
-    /// A daemon whose store and log are files in `dir` and whose sockets go to `scratch`. Nothing is
-    /// made yet, nothing runs.
+    /// A daemon whose store and log (of `log_size`, "256M") are files in `dir` and whose sockets go to
+    /// `scratch`. Nothing is made yet, nothing runs.
     #[must_use]
-    pub fn new(dir: &Path, scratch: &Path) -> Daemon {
+    pub fn new(dir: &Path, scratch: &Path, log_size: &str) -> Daemon {
         Daemon {
             store: dir.join("store"),
             log: dir.join("log"),
+            log_size: log_size.to_string(),
             run_dir: scratch.join("run"),
             output: scratch.join("daemon.log"),
             options: Vec::new(),
@@ -44,21 +46,21 @@ impl Daemon {
         }
     }
 
-    /// The same with a new store of `size` ("8G") and a log of `log_size`.
+    /// The same with a new store of `size` ("8G").
     ///
     /// # Errors
     /// When the binaries are not built or the store cannot be made.
     pub fn format(dir: &Path, scratch: &Path, size: &str, log_size: &str) -> Result<Daemon> {
-        let daemon = Daemon::new(dir, scratch);
-        daemon.parallax(&daemon.format_arguments(size, log_size))?;
+        let daemon = Daemon::new(dir, scratch, log_size);
+        daemon.parallax(&daemon.format_arguments(size))?;
         Ok(daemon)
     }
 
-    /// The arguments of `parallax` that format this store.
+    /// The arguments of `parallax` that make this store.
     #[must_use]
-    pub fn format_arguments(&self, size: &str, log_size: &str) -> Vec<String> {
+    pub fn format_arguments(&self, size: &str) -> Vec<String> {
         let text = |path: &Path| path.display().to_string();
-        let log = [String::from("--log"), text(&self.log), "--log-size".into(), log_size.into()];
+        let log = ["--log".into(), text(&self.log), "--log-size".into(), self.log_size.clone()];
         [vec!["format".into(), text(&self.store), "--size".into(), size.into()], log.to_vec()].concat()
     }
 
@@ -69,6 +71,15 @@ impl Daemon {
         self
     }
 
+    /// The arguments of `vhost-parallax` that serve this store.
+    #[must_use]
+    pub fn start_arguments(&self) -> Vec<String> {
+        let places = [("--store", &self.store), ("--log", &self.log), ("--run-dir", &self.run_dir)];
+        let places =
+            places.iter().flat_map(|(option, path)| [(*option).to_string(), path.display().to_string()]);
+        places.chain(self.options.iter().cloned()).collect()
+    }
+
     /// Start the daemon and wait until its control socket answers; gives the time that took. What was
     /// attached is served again by then.
     ///
@@ -77,8 +88,7 @@ impl Daemon {
     pub fn start(&mut self) -> Result<Duration> {
         let started = Instant::now();
         let mut command = Command::new(built("vhost-parallax")?);
-        command.arg("--store").arg(&self.store).arg("--log").arg(&self.log);
-        command.arg("--run-dir").arg(&self.run_dir).args(&self.options);
+        command.args(self.start_arguments());
         let mut process = Process::spawn("vhost-parallax", command, &self.output)?;
         until("vhost-parallax to answer", Deadline::after(START_LIMIT), || {
             process.check_alive()?;
@@ -212,11 +222,13 @@ impl Daemon {
         &self.run_dir
     }
 
-    /// Stop the daemon and check the store.
+    /// Collect, stop the daemon and check the store, data included. Collected first, because a crash, a
+    /// roll-back or a deletion leave blocks that nothing uses to the collector; after it there are none.
     ///
     /// # Errors
     /// When the check finds anything; with its report.
     pub fn stop_and_check(&mut self) -> Result<String> {
+        self.parallax(&["collect"])?;
         self.stop()?;
         self.parallax(&self.check_arguments())
     }
@@ -225,6 +237,6 @@ impl Daemon {
     #[must_use]
     pub fn check_arguments(&self) -> Vec<String> {
         let text = |path: &Path| path.display().to_string();
-        vec!["check".into(), text(&self.store), "--log".into(), text(&self.log)]
+        vec!["check".into(), text(&self.store), "--log".into(), text(&self.log), "--data".into()]
     }
 }

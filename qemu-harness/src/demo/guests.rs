@@ -19,11 +19,10 @@ for n in 1 2 3 4 5 6 7 8; do dd if=/dev/urandom of=/mnt/golden/$n bs=1M count=4 
 sync
 df -h /mnt | tail -1";
 
-/// About half a minute of random writes of 4 to 64 KiB from two processes, then every block read back
+/// About 50 seconds of random writes of 4 to 64 KiB, then every block read back
 /// and compared with the checksum written in it; paced, so that it runs while the snapshots are taken.
-pub(super) const FIO: &str =
-    "cd /mnt && /sbin/fio --name=demo --filename=fio.data --filesize=192m --numjobs=1 \
---rw=randwrite --bsrange=4k-64k --ioengine=libaio --iodepth=16 --direct=1 --io_size=192m --rate=6m \
+pub(super) const FIO: &str = "cd /mnt && /sbin/fio --name=demo --filename=fio.data --filesize=192m \
+--rw=randwrite --bsrange=4k-64k --ioengine=libaio --iodepth=16 --direct=1 --io_size=192m --rate=4m \
 --verify=crc32c --do_verify=1 --verify_fatal=1 --group_reporting >/tmp/fio.txt 2>&1
 status=$?; grep -E 'read:|write:|err=|verify' /tmp/fio.txt; sync; exit $status";
 
