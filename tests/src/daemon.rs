@@ -22,10 +22,10 @@ impl Served {
     #[must_use]
     pub fn new(options: &[&str]) -> Served {
         let dir = tempfile::tempdir().expect("a temporary directory");
-        let daemon = Daemon::new(dir.path(), dir.path());
+        let daemon = Daemon::new(dir.path(), dir.path(), LOG_SIZE);
         let store = daemon.store().display().to_string();
         daemon.parallax(&["format", &store, "--size", "1G"]).expect("a store");
-        let daemon = daemon.with_options(&[&["--log-size", LOG_SIZE], options].concat());
+        let daemon = daemon.with_options(options);
         Served { daemon, dir }
     }
     /// The same, started.
