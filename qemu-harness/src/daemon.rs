@@ -230,7 +230,7 @@ impl Daemon {
     pub fn stop_and_check(&mut self) -> Result<String> {
         self.parallax(&["collect"])?;
         self.stop()?;
-        self.parallax(&self.check_arguments())
+        self.parallax(&[self.check_arguments(), vec!["--data".into()]].concat())
     }
 
     /// The arguments of `parallax` that check this store.

@@ -189,7 +189,7 @@ impl Demo {
         self.narrator.step("Collect what the kill and the roll-back left unused; stop; check every block.");
         self.parallax(&["collect"])?;
         self.daemon.stop()?;
-        self.parallax(&self.daemon.check_arguments())?;
+        self.parallax(&[self.daemon.check_arguments(), vec!["--data".into()]].concat())?;
         self.narrator.done();
         Ok(())
     }
