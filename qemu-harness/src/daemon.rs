@@ -237,6 +237,6 @@ impl Daemon {
     #[must_use]
     pub fn check_arguments(&self) -> Vec<String> {
         let text = |path: &Path| path.display().to_string();
-        vec!["check".into(), text(&self.store), "--log".into(), text(&self.log), "--data".into()]
+        vec!["check".into(), text(&self.store), "--log".into(), text(&self.log)]
     }
 }
