@@ -22,7 +22,7 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::format::log_head::{LogHead, RING_OFFSET_BYTES};
 use crate::format::record::{Body, Record};
 use crate::limits::LOG_RING_BYTES_MIN;
-use crate::units::{BLOCK_SIZE, Incarnation, SegmentSeq, Uuid, VdiId};
+use crate::units::{BLOCK_BYTES, BLOCK_SIZE, Incarnation, SegmentSeq, Uuid, VdiId};
 
 /// A segment that counts, with its records and for each the index of its first data block.
 #[derive(Debug)]
@@ -78,6 +78,8 @@ pub struct Scan {
     pub(super) findings: Vec<Finding>,
     /// Highest sequence of any valid segment met, counting or not.
     pub(super) highest_seen: SegmentSeq,
+    /// When the log ends in damage: the last sequence lost, and where the first one was.
+    pub(super) lost_end: Option<(SegmentSeq, Position)>,
 }
 
 /// The end of what counts: what the next segment follows.
@@ -114,6 +116,7 @@ impl Log {
             durable_through: found.head.durable_through,
             findings: Vec::new(),
             highest_seen: SegmentSeq(0),
+            lost_end: None,
             found,
         };
         let mut scan = Walk::new(scan, Reader::new(device, log, ring)).run().await?;
@@ -198,6 +201,11 @@ impl Scan {
     /// What the next segment will follow.
     pub(super) fn end(&self) -> End {
         let head = &self.found.head;
+        if let Some((seq, at)) = self.lost_end {
+            // Go on behind the damage, so that every later scan still finds it, until it is trimmed.
+            let next = self.ring.start_after(at.plus(BLOCK_BYTES));
+            return End { seq, incarnation: head.incarnation, records: 0, crc: 0, next };
+        }
         if let Some(last) = self.segments.last().filter(|s| s.segment.seq() >= head.first_seq) {
             let place = last.segment.place();
             let records = u32::try_from(last.records.len()).expect("bounded by a head area");

@@ -144,6 +144,7 @@ impl Walk {
         }
         if from <= durable {
             self.report(from, durable, at).await?;
+            self.scan.lost_end = Some((durable, at));
         }
         Ok(false)
     }

@@ -68,6 +68,40 @@ fn damage_stays_reported_through_later_lives_until_it_is_trimmed() {
 }
 
 #[test]
+fn damage_at_the_very_end_stays_reported_too() {
+    for kept in [0, 2] {
+        let (mut world, log) = World::with_log(RING_BYTES, 16);
+        let offsets = append_each(&world, &log, 1..=kept + 1);
+        // Only the head knows that the last segment was flushed.
+        let generation = VdiGeneration { vdi: VDI, lease_epoch: 1, generation: Generation(1) };
+        let log2 = log.clone();
+        world.run(Some(&log), async move { log2.trim(SegmentSeq(0), &[generation]).await }).unwrap();
+        let lost = log.newest();
+        drop(log);
+        world.kill();
+        world.rot(offsets[kept as usize] + 70);
+        let mut all: Vec<u64> = (1..=kept).collect();
+        for seq in 101..=103 {
+            let scan = world.scan().unwrap();
+            assert_eq!(seqs(&scan), all);
+            let [finding] = scan.findings() else { panic!("{:?}", scan.findings()) };
+            assert_eq!((finding.from, finding.to), (lost, lost));
+            assert_eq!(finding.vdis, [VDI]);
+            let log = world.start_from(scan);
+            append_each(&world, &log, seq..=seq);
+            all.push(seq);
+            drop(log);
+            world.kill();
+        }
+        let log = world.start();
+        world.trim(&log, log.newest()).unwrap();
+        drop(log);
+        world.kill();
+        assert!(world.scan().unwrap().findings().is_empty());
+    }
+}
+
+#[test]
 fn every_durable_segment_that_rots_is_reported_wherever_it_lies() {
     for victim in 0..9 {
         let (mut world, mut offsets) = log_of(3, 3);
