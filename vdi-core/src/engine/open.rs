@@ -2,7 +2,7 @@
 //! this host's bitmaps, the log's heads and the records of the VDIs it names; never the whole store.
 
 use std::cell::{Cell, RefCell};
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::rc::{Rc, Weak};
 
 use super::{Engine, EngineOptions, Env, Inner, Recovery};
@@ -14,7 +14,7 @@ use crate::format::host::HostLog;
 use crate::log::{Body, Finding, Log, Record, Scan, Segment};
 use crate::store::Store;
 use crate::tree::NodeCache;
-use crate::units::{BLOCK_SIZE, VdiId};
+use crate::units::{BLOCK_SIZE, SegmentSeq, VdiId};
 use crate::vdi::content::Staging;
 use crate::vdi::{Pressure, Shared};
 
@@ -75,8 +75,8 @@ impl Engine {
             recovery: Cell::default(),
             reclaimable_bytes: Cell::new(None),
         }));
-        let records = engine.replay(records).await;
-        engine.hold_hurt(&findings).await;
+        let (records, last) = engine.replay(records).await;
+        engine.hold_hurt(&findings, &last).await;
         // Returned claims reach the disk before a host record that no longer lists them: nothing leaks.
         engine.store().write_dirty_bitmaps().await?;
         engine.store().flush().await?;
@@ -86,8 +86,10 @@ impl Engine {
         env.executor.spawn(engine.clone().checkpoint_for_ever());
         Ok(engine)
     }
-    async fn replay(&self, logged: Vec<Logged>) -> u64 {
+    /// Returns how many records count, and for each VDI the segment of its last one.
+    async fn replay(&self, logged: Vec<Logged>) -> (u64, BTreeMap<VdiId, SegmentSeq>) {
         let mut replayed = 0;
+        let mut last = BTreeMap::new();
         let mut failed: BTreeSet<VdiId> = BTreeSet::new();
         for Logged { segment, record, first_block } in logged {
             if failed.contains(&record.vdi) {
@@ -101,19 +103,25 @@ impl Engine {
                 Err(_) => Err(()),
             };
             match result {
-                Ok(()) => replayed += 1,
-                Err(()) => drop(failed.insert(record.vdi)),
+                Ok(()) => {
+                    replayed += 1;
+                    last.insert(record.vdi, segment.seq());
+                }
+                Err(()) => {
+                    failed.insert(record.vdi);
+                    last.remove(&record.vdi);
+                }
             }
         }
-        replayed
+        (replayed, last)
     }
-    /// Corruption in the durable part of the log: the VDIs it names, or all when that is not known, are held.
-    async fn hold_hurt(&self, findings: &[Finding]) {
+    /// Corruption in the durable part of the log: every VDI is held but those of which a later record
+    /// continues their own sequence. What the damaged bytes themselves name is no more than a guess.
+    async fn hold_hurt(&self, findings: &[Finding], last: &BTreeMap<VdiId, SegmentSeq>) {
         for finding in findings {
             for entry in self.store().vdis() {
-                if (finding.vdis.is_empty() || finding.vdis.contains(&entry.id))
-                    && let Ok(vdi) = self.open_entry(&entry).await
-                {
+                let clear = last.get(&entry.id).is_some_and(|seq| *seq > finding.to);
+                if !clear && let Ok(vdi) = self.open_entry(&entry).await {
                     vdi.hold(finding.error());
                 }
             }
