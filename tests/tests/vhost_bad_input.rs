@@ -42,15 +42,18 @@ impl Scene {
         self.disks.close();
     }
     fn wait_until_broken(&self) -> String {
-        let end = Instant::now() + LIMIT;
-        loop {
+        self.broken_within(LIMIT).expect("the device is broken")
+    }
+    fn broken_within(&self, limit: Duration) -> Option<String> {
+        let end = Instant::now() + limit;
+        while Instant::now() < end {
             if let Some(e) = self.device.broken() {
                 assert!(!e.hint().is_empty());
-                return e.message().to_owned();
+                return Some(e.message().to_owned());
             }
-            assert!(Instant::now() < end, "the device is not broken");
             std::thread::sleep(Duration::from_millis(2));
         }
+        None
     }
 }
 
@@ -169,6 +172,14 @@ fn a_descriptor_offered_twice_breaks_the_device_and_finishes_once() {
 
 #[test]
 fn memory_that_shrinks_breaks_the_device_and_not_the_daemon() {
+    // A device that still polls may serve everything before the memory shrinks: then it is not hurt, and
+    // the next attempt may meet it asleep.
+    let met = (0..10).any(|_| shrunk_memory_breaks());
+    assert!(met, "the device never met the shrunk memory");
+}
+
+/// Shrink the memory under 64 requests; true when the device met that, and broke alone.
+fn shrunk_memory_breaks() -> bool {
     let scene = Scene::new();
     let mut guest = FrontEnd::start(&scene.socket, Shape::default()).unwrap();
     let (queue, ram) = guest.queue(0);
@@ -180,9 +191,11 @@ fn memory_that_shrinks_breaks_the_device_and_not_the_daemon() {
     let keep = queue.data_at(slot) & !4095;
     ram.file().set_len(keep - 8192).unwrap();
     queue.kick();
-    assert!(scene.wait_until_broken().contains("went away"));
+    let Some(why) = scene.broken_within(Duration::from_secs(3)) else { return false };
+    assert!(why.contains("went away"), "{why}");
     drop(guest);
     scene.everyone_else_is_well();
+    true
 }
 
 /// Say something bad on a fresh connection and expect to be cut off.
