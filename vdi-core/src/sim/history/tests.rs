@@ -105,6 +105,16 @@ fn a_live_read_sees_the_last_acknowledged_write() {
 }
 
 #[test]
+fn a_live_read_may_miss_a_durable_write_that_ended_after_it_began() {
+    let mut h = History::default();
+    let id = h.begin(1, 0..8, &AREA, 1);
+    h.end(id, 5, true, true);
+    assert!(h.check(&seen(&[(0, [0; 8])]), 3, Look::Live).is_ok());
+    assert!(h.check(&seen(&[(0, [0; 8])]), 6, Look::Live).is_err());
+    assert!(!ok(&h, &[(0, [0; 8])], 3), "after a crash it is there");
+}
+
+#[test]
 fn a_failed_write_may_be_there_but_never_over_a_later_one() {
     let mut h = History::default();
     let failed = h.begin(1, 0..8, &AREA, 1);
