@@ -123,7 +123,7 @@ impl Engine {
         stats.longest_ns = stats.longest_ns.max(stats.last_ns);
         self.0.stats.set(stats);
         drop(turns);
-        self.trim(&vdis, through).await?;
+        self.trim(through).await?;
         problem.map_or(Ok(()), Err)
     }
     async fn flush_store(&self) -> Result<()> {
@@ -169,9 +169,10 @@ impl Engine {
         blocks
     }
     /// Forget the part of the log that every VDI has in its tree, and hand out what that makes reusable.
-    async fn trim(&self, vdis: &[Vdi], through: SegmentSeq) -> Result<()> {
+    async fn trim(&self, through: SegmentSeq) -> Result<()> {
         let shared = &self.0.shared;
-        let oldest = vdis.iter().filter_map(Vdi::oldest_segment).min();
+        // All that are open now: one opened after the round began was not cut, and may have records below.
+        let oldest = self.0.vdis.borrow().values().filter_map(Vdi::oldest_segment).min();
         let before = oldest.unwrap_or(SegmentSeq(through.0 + 1)).min(SegmentSeq(through.0 + 1));
         let generations: Vec<VdiGeneration> = {
             let remembered = self.0.remembered.borrow();

@@ -34,7 +34,7 @@ pub struct Format {
     /// Size of an extent, 2M to 16G [default: 1G, less on small stores]
     #[arg(long, value_name = "SIZE", value_parser = parse::extent_bits)]
     extent_size: Option<u32>,
-    /// Most VDIs the store can ever hold [default: 4096, on stores below 1 GiB 256]
+    /// Most VDIs the store can ever hold [default: 4000, on stores below 1 GiB 256]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=1 << 20))]
     vdis: Option<u32>,
     /// Make the log here too, instead of leaving it to the daemon's first start; name it to the daemon as well
