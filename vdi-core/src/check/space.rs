@@ -6,11 +6,11 @@ use super::{Check, Report, Severity};
 use crate::error::{Error, Result};
 use crate::format::catalogue::{CatalogueEntry, ExtentKind};
 use crate::format::extent::{
-    self, ExtentHeader, REGIONS_PER_SECTOR, RegionBits, bitmap_sectors, overhead_blocks, regions,
+    self, ExtentHeader, REGIONS_PER_SECTOR, RegionBits, bit_runs, bitmap_sectors, overhead_blocks, regions,
 };
 use crate::format::host::Claim;
 use crate::limits::REGION_BLOCKS;
-use crate::tree::walk::{BlockSet, bit_runs};
+use crate::tree::walk::BlockSet;
 use crate::units::{BLOCK_BYTES, BLOCK_SIZE, ExtentNumber};
 
 const HEADER_HINT: &str = "what lies in the extent stays readable; nothing more is allocated there";

@@ -20,8 +20,7 @@ use crate::format::log_head::{SLOT_BYTES, SLOTS, slot_offset_bytes};
 use crate::format::superblock::COPIES;
 use crate::format::vdi_record::{self, VdiRecord};
 use crate::log::{Body, Log, Record, VdiGeneration};
-use crate::store::reuse::runs_of;
-use crate::store::{CreateOptions, ExtentKind, Run, Store};
+use crate::store::{CreateOptions, ExtentKind, Store};
 use crate::tree::snapshots::{Snapshot, SnapshotLog, SnapshotRecord};
 use crate::tree::{Change, NodeCache, Root, To, apply};
 use crate::units::{
@@ -157,9 +156,9 @@ impl Builder {
         r.snapshots = appended.head;
         r.generation = Generation(r.generation.0 + 1);
         self.swing(disk).await;
-        let freed = applied.freed.into_iter().chain(appended.freed).collect();
-        let runs = runs_of(freed, self.store.geometry().extent_blocks());
-        self.store.quarantine(runs, SegmentSeq(0));
+        let mut freed = applied.freed;
+        freed.merge(appended.freed.into_iter().collect());
+        self.store.quarantine(freed, SegmentSeq(0));
         self.store.give_back(self.store.release(SegmentSeq(1)));
         self.store.write_dirty_bitmaps().await.unwrap();
         self.store.flush().await.unwrap();
@@ -500,7 +499,7 @@ fn a_block_in_use_that_its_bitmap_calls_free_is_corruption() {
     let slot = with_store(&world, |store, _| async move {
         let entry = store.find_vdi("web").unwrap();
         let record = store.read_record(&entry).await.unwrap();
-        store.quarantine(vec![Run { start: record.root, blocks: 1 }], SegmentSeq(0));
+        store.quarantine([record.root].into_iter().collect(), SegmentSeq(0));
         store.give_back(store.release(SegmentSeq(1)));
         store.write_dirty_bitmaps().await.unwrap();
         store.flush().await.unwrap();

@@ -7,7 +7,7 @@ use std::task::Poll;
 use super::Engine;
 use crate::error::{Error, ErrorKind, Result};
 use crate::log::VdiGeneration;
-use crate::store::reuse::runs_of;
+use crate::store::Freed;
 use crate::units::SegmentSeq;
 use crate::vdi::Vdi;
 use crate::vdi::checkpoint::Prepared;
@@ -150,19 +150,18 @@ impl Engine {
     }
     async fn publish(&self, prepared: Vec<(&Vdi, Prepared)>) -> u64 {
         let shared = &self.0.shared;
-        let mut freed = Vec::new();
+        let mut freed = Freed::default();
         let mut batches = Vec::new();
         for (vdi, p) in prepared {
             let (batch, blocks) = vdi.publish(p);
             batches.push((vdi, batch));
-            freed.extend(blocks);
+            freed.merge(blocks);
             let mut remembered = self.0.remembered.borrow_mut();
             remembered.insert(vdi.id(), (vdi.record().lease_epoch, vdi.record().generation));
         }
-        let blocks = freed.len() as u64;
-        let runs = runs_of(freed, shared.store.geometry().extent_blocks());
+        let blocks = freed.len();
         // Any record appended so far may name them.
-        shared.store.quarantine(runs, shared.log.newest());
+        shared.store.quarantine(freed, shared.log.newest());
         for (vdi, batch) in batches {
             vdi.forget(batch).await;
         }
@@ -187,11 +186,7 @@ impl Engine {
         };
         shared.log.trim(before, &generations).await?;
         let released = shared.store.release(shared.log.tail());
-        for run in released.runs() {
-            for i in 0..run.blocks {
-                shared.cache.forget(run.start.plus(u64::from(i)));
-            }
-        }
+        shared.store.nodes_among(&released).for_each(|addr| shared.cache.forget(addr));
         shared.store.give_back(released);
         // Not needed for safety: a kill right after this round leaks nothing that it freed.
         shared.store.write_dirty_bitmaps().await

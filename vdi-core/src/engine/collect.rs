@@ -76,7 +76,7 @@ impl Engine {
         }
         let dead_bytes = dead.iter().map(|r| u64::from(r.blocks)).sum::<u64>() * BLOCK_BYTES;
         if !dry_run {
-            store.quarantine(dead, self.0.shared.log.newest());
+            store.quarantine(dead.into_iter().collect(), self.0.shared.log.newest());
         }
         let live_bytes = mark.reached().len() * BLOCK_BYTES;
         Ok(Collected { dead_bytes, live_bytes, roots, ns: 0 })

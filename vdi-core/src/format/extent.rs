@@ -143,6 +143,25 @@ pub fn decode_sector(
     Ok((out, generation))
 }
 
+/// Runs of set bits: (first block, blocks), in order; `bits` are the regions of one extent.
+pub fn bit_runs(bits: &[RegionBits]) -> impl Iterator<Item = (u32, u32)> + '_ {
+    let blocks = bits.len() as u32 * REGION_BLOCKS;
+    let word = |block: u32| bits[(block / REGION_BLOCKS) as usize][(block % REGION_BLOCKS / 64) as usize];
+    let is_set = move |block: u32| word(block) >> (block % 64) & 1 == 1;
+    let mut at = 0;
+    std::iter::from_fn(move || {
+        while at < blocks && !is_set(at) {
+            // A whole word of zeros in one step.
+            at += if at.is_multiple_of(64) && word(at) == 0 { 64 } else { 1 };
+        }
+        let first = at;
+        while at < blocks && is_set(at) {
+            at += 1;
+        }
+        (first < at).then_some((first, at - first))
+    })
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

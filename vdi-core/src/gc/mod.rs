@@ -12,11 +12,11 @@
 //! - memory is one bit for each block of the extents that hold something.
 
 use crate::error::{Error, Result};
-use crate::format::extent::{RegionBits, overhead_blocks};
+use crate::format::extent::{RegionBits, bit_runs, overhead_blocks};
 use crate::format::node::Root;
 use crate::limits::REGION_BLOCKS;
 use crate::store::Run;
-use crate::tree::walk::{BlockSet, NodeSource, Step, Walk, bit_runs};
+use crate::tree::walk::{BlockSet, NodeSource, Step, Walk};
 use crate::units::{BlockAddr, ExtentNumber, Geometry};
 
 /// A mark in progress, and what it has reached so far.

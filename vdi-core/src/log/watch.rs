@@ -1,30 +1,38 @@
 //! A sequence number that only grows, and the tasks that wait for it to reach theirs.
 
 use std::cell::{Cell, RefCell};
-use std::collections::BTreeMap;
+use std::collections::VecDeque;
 use std::future::Future;
 use std::pin::Pin;
 use std::task::{Context, Poll, Waker};
 
+use slab::Slab;
+
 use crate::units::SegmentSeq;
+
+/// Those who wait for one sequence number; a waker once they have been polled.
+struct Waiting {
+    seq: SegmentSeq,
+    wakers: Slab<Option<Waker>>,
+}
 
 /// Bounded by its waiters: each has one entry, gone when its future is.
 pub(super) struct Watch {
     reached: Cell<SegmentSeq>,
-    waiting: RefCell<BTreeMap<(SegmentSeq, u64), Option<Waker>>>,
-    ids: Cell<u64>,
+    /// In order of sequence, none without waiters: as many as there are segments on their way.
+    waiting: RefCell<VecDeque<Waiting>>,
 }
 
 impl Watch {
     pub fn at(reached: SegmentSeq) -> Watch {
-        Watch { reached: Cell::new(reached), waiting: RefCell::default(), ids: Cell::new(0) }
+        Watch { reached: Cell::new(reached), waiting: RefCell::default() }
     }
     pub fn reached(&self) -> SegmentSeq {
         self.reached.get()
     }
     /// The lowest sequence that someone waits for.
     pub fn lowest_wanted(&self) -> Option<SegmentSeq> {
-        self.waiting.borrow().first_key_value().map(|(key, _)| key.0)
+        self.waiting.borrow().front().map(|w| w.seq)
     }
     /// `seq` is reached: wake whoever waits for it or less.
     pub fn advance(&self, seq: SegmentSeq) {
@@ -37,45 +45,67 @@ impl Watch {
         self.wake_through(SegmentSeq(u64::MAX));
     }
     fn wake_through(&self, seq: SegmentSeq) {
-        let wakers: Vec<Waker> = {
+        let through = {
             let mut waiting = self.waiting.borrow_mut();
-            waiting.range_mut(..=(seq, u64::MAX)).filter_map(|(_, waker)| waker.take()).collect()
+            let count = waiting.partition_point(|w| w.seq <= seq);
+            let rest = waiting.split_off(count);
+            std::mem::replace(&mut *waiting, rest)
         };
-        for waker in wakers {
+        for waker in through.into_iter().flat_map(|w| w.wakers).filter_map(|(_, waker)| waker) {
             waker.wake();
         }
     }
     /// Resolves when `seq` is reached or `failed` says so. Counts as wanted from this call on, not from
     /// its first poll.
     pub fn wait<F: Fn() -> bool>(&self, seq: SegmentSeq, failed: F) -> Wait<'_, F> {
-        self.ids.set(self.ids.get() + 1);
-        let key = (seq, self.ids.get());
-        if seq > self.reached.get() {
-            self.waiting.borrow_mut().insert(key, None);
+        let key = (seq > self.reached.get()).then(|| {
+            let mut waiting = self.waiting.borrow_mut();
+            let at = waiting.partition_point(|w| w.seq < seq);
+            if waiting.get(at).is_none_or(|w| w.seq != seq) {
+                waiting.insert(at, Waiting { seq, wakers: Slab::new() });
+            }
+            waiting[at].wakers.insert(None)
+        });
+        Wait { watch: self, seq, key, failed }
+    }
+    /// Do something with those who wait for `seq`, if someone does.
+    fn with<T>(&self, seq: SegmentSeq, act: impl FnOnce(&mut Waiting) -> T) -> Option<T> {
+        let mut waiting = self.waiting.borrow_mut();
+        let at = waiting.binary_search_by_key(&seq, |w| w.seq).ok()?;
+        let done = act(&mut waiting[at]);
+        if waiting[at].wakers.is_empty() {
+            waiting.remove(at);
         }
-        Wait { watch: self, key, failed }
+        Some(done)
     }
 }
 
 pub(super) struct Wait<'a, F> {
     watch: &'a Watch,
-    key: (SegmentSeq, u64),
+    seq: SegmentSeq,
+    /// Where this waits; none when there is nothing to wait for.
+    key: Option<usize>,
     failed: F,
 }
 
 impl<F: Fn() -> bool + Unpin> Future for Wait<'_, F> {
     type Output = ();
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
-        if self.key.0 <= self.watch.reached.get() || (self.failed)() {
+        if self.seq <= self.watch.reached.get() || (self.failed)() {
             return Poll::Ready(());
         }
-        self.watch.waiting.borrow_mut().insert(self.key, Some(cx.waker().clone()));
+        let key = self.key.expect("it waits for what was not reached when it began");
+        self.watch
+            .with(self.seq, |w| w.wakers[key] = Some(cx.waker().clone()))
+            .expect("only what was reached, or a failure, takes waiters out");
         Poll::Pending
     }
 }
 
 impl<F> Drop for Wait<'_, F> {
     fn drop(&mut self) {
-        self.watch.waiting.borrow_mut().remove(&self.key);
+        if let Some(key) = self.key {
+            self.watch.with(self.seq, |w| w.wakers.try_remove(key));
+        }
     }
 }

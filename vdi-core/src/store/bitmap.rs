@@ -106,42 +106,39 @@ impl Bitmaps {
         }
         self.change(g, number, region, bits);
     }
-    /// Free a run that is used; returns the kind of its extent.
-    pub fn set_free(&mut self, g: Geometry, run: Run) -> ExtentKind {
-        self.set(g, run, false)
+    /// Free the blocks of `mask`, all used, in the region at `start`; returns the kind of its extent and how
+    /// many blocks that were.
+    pub fn set_free(&mut self, g: Geometry, start: BlockAddr, mask: &RegionBits) -> (ExtentKind, u64) {
+        let (number, region) = (g.extent(start), g.block(start) / REGION_BLOCKS);
+        let e = self.extents.get(&number).expect("only blocks of our own extents are freed here");
+        let (kind, mut bits) = (e.kind, e.regions[region as usize]);
+        for (word, freed) in bits.iter_mut().zip(mask) {
+            assert_eq!(
+                *word & freed,
+                *freed,
+                "a block of {start} on, in extent {}, is free already",
+                number.0
+            );
+            *word &= !freed;
+        }
+        self.change(g, number, region, bits);
+        (kind, mask.iter().map(|w| u64::from(w.count_ones())).sum())
     }
     /// Mark a run used; returns how many of its blocks were free.
     pub fn set_used(&mut self, g: Geometry, run: Run) -> u32 {
         let mut was_free = 0;
         for i in 0..run.blocks {
             let addr = run.start.plus(u64::from(i));
-            let e = &self.extents[&g.extent(addr)];
-            let b = g.block(addr);
-            let bits = &e.regions[(b / REGION_BLOCKS) as usize];
-            if !test(bits, b % REGION_BLOCKS) {
+            let (number, block) = (g.extent(addr), g.block(addr));
+            let (region, bit) = (block / REGION_BLOCKS, block % REGION_BLOCKS);
+            let mut bits = self.extents[&number].regions[region as usize];
+            if !test(&bits, bit) {
+                bits[(bit / 64) as usize] |= 1 << (bit % 64);
+                self.change(g, number, region, bits);
                 was_free += 1;
-                self.set(g, Run { start: addr, blocks: 1 }, true);
             }
         }
         was_free
-    }
-    fn set(&mut self, g: Geometry, run: Run, used: bool) -> ExtentKind {
-        let number = g.extent(run.start);
-        let kind = self.extents.get(&number).expect("only blocks of our own extents are freed here").kind;
-        let (mut block, end) = (g.block(run.start), g.block(run.start) + run.blocks);
-        while block < end {
-            let region = block / REGION_BLOCKS;
-            let stop = end.min((region + 1) * REGION_BLOCKS);
-            let mut bits = self.extents[&number].regions[region as usize];
-            for b in block..stop {
-                let bit = b % REGION_BLOCKS;
-                assert_ne!(test(&bits, bit), used, "block {b} of extent {} changes to what it is", number.0);
-                bits[(bit / 64) as usize] ^= 1 << (bit % 64);
-            }
-            self.change(g, number, region, bits);
-            block = stop;
-        }
-        kind
     }
     /// True when the block is used or claimed.
     pub fn is_used(&self, g: Geometry, addr: BlockAddr) -> bool {

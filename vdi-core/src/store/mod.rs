@@ -13,6 +13,7 @@ mod bitmap;
 mod census;
 mod claims;
 mod create;
+mod freed;
 mod host;
 pub mod lease;
 mod open;
@@ -35,6 +36,7 @@ use crate::format::superblock::Superblock;
 use crate::units::{BLOCK_BYTES, BLOCK_SIZE, BlockAddr, Geometry, Uuid};
 
 pub use create::CreateOptions;
+pub use freed::Freed;
 pub use space::{Need, SpaceReport};
 
 /// The slot of this host: the only one until several hosts share a store.

@@ -9,7 +9,7 @@
 use std::collections::VecDeque;
 use std::rc::Rc;
 
-use super::{Run, Store};
+use super::{ExtentKind, Freed, Run, Store};
 use crate::units::{BlockAddr, SegmentSeq};
 
 /// Held by every read from before it looks up an address until its device read is over.
@@ -18,20 +18,19 @@ pub struct ReadPin(#[expect(dead_code, reason = "its reference count is its mean
 
 /// Blocks that may be handed out again.
 #[derive(Debug)]
-pub struct Released(pub(super) Vec<Run>);
+pub struct Released(Vec<Freed>);
 
 impl Released {
-    /// The runs, to forget what is cached about them.
-    #[must_use]
-    pub fn runs(&self) -> &[Run] {
-        &self.0
+    /// The blocks, as runs.
+    pub fn runs(&self) -> impl Iterator<Item = Run> + '_ {
+        self.0.iter().flat_map(Freed::runs)
     }
 }
 
 struct Batch {
     readers: Rc<()>,
     log_through: SegmentSeq,
-    runs: Vec<Run>,
+    freed: Freed,
 }
 
 /// Freed blocks that are not reusable yet, oldest first.
@@ -44,42 +43,22 @@ pub(super) struct Quarantine {
 
 impl Quarantine {
     pub fn runs(&self) -> Vec<Run> {
-        self.batches.iter().flat_map(|b| b.runs.iter().copied()).collect()
+        self.batches.iter().flat_map(|b| b.freed.runs()).collect()
     }
     fn release(&mut self, log_trimmed_before: SegmentSeq) -> Released {
-        let mut runs = Vec::new();
+        let mut released = Vec::new();
         while let Some(b) = self.batches.front() {
             // A reader holds the pin of the batch it started in or of an earlier one, so batches leave in order.
             if Rc::strong_count(&b.readers) > 1 || b.log_through >= log_trimmed_before {
                 break;
             }
             if let Some(b) = self.batches.pop_front() {
-                self.blocks -= b.runs.iter().map(|r| u64::from(r.blocks)).sum::<u64>();
-                runs.extend(b.runs);
+                self.blocks -= b.freed.len();
+                released.push(b.freed);
             }
         }
-        Released(runs)
+        Released(released)
     }
-}
-
-/// Merge addresses into runs; the input may be in any order and must not repeat.
-#[must_use]
-pub fn runs_of(mut addrs: Vec<BlockAddr>, extent_blocks: u64) -> Vec<Run> {
-    addrs.sort_unstable();
-    let mut runs: Vec<Run> = Vec::new();
-    for a in addrs {
-        match runs.last_mut() {
-            Some(r) if r.start.0 + u64::from(r.blocks) == a.0 && !a.0.is_multiple_of(extent_blocks) => {
-                r.blocks += 1
-            }
-            Some(r) => {
-                assert!(r.start.0 + u64::from(r.blocks) <= a.0, "{a} freed twice");
-                runs.push(Run { start: a, blocks: 1 });
-            }
-            None => runs.push(Run { start: a, blocks: 1 }),
-        }
-    }
-    runs
 }
 
 impl Store {
@@ -90,14 +69,14 @@ impl Store {
     }
     /// Put blocks in quarantine. Call only when what freed them is durable; `log_through` is the
     /// newest log segment that may hold a record naming them.
-    pub fn quarantine(&self, runs: Vec<Run>, log_through: SegmentSeq) {
-        if runs.is_empty() {
+    pub fn quarantine(&self, freed: Freed, log_through: SegmentSeq) {
+        if freed.is_empty() {
             return;
         }
         let mut q = self.0.quarantine.borrow_mut();
         let readers = std::mem::take(&mut q.current);
-        q.blocks += runs.iter().map(|r| u64::from(r.blocks)).sum::<u64>();
-        q.batches.push_back(Batch { readers, log_through, runs });
+        q.blocks += freed.len();
+        q.batches.push_back(Batch { readers, log_through, freed });
     }
     /// Blocks in quarantine.
     #[must_use]
@@ -110,14 +89,23 @@ impl Store {
     pub fn release(&self, log_trimmed_before: SegmentSeq) -> Released {
         self.0.quarantine.borrow_mut().release(log_trimmed_before)
     }
+    /// Those of `released` that may have been tree nodes: what a cache of nodes must forget.
+    pub fn nodes_among<'a>(&self, released: &'a Released) -> impl Iterator<Item = BlockAddr> + 'a {
+        let store = self.clone();
+        let metadata = released.runs().filter(move |run| store.kind_at(run.start) == ExtentKind::Metadata);
+        metadata.flat_map(|run| (0..u64::from(run.blocks)).map(move |i| run.start.plus(i)))
+    }
+    fn kind_at(&self, addr: BlockAddr) -> ExtentKind {
+        self.0.catalogue.borrow().entries[self.geometry().extent(addr).0 as usize].kind
+    }
     /// Return released blocks to the bitmap; the disk learns of it with the next checkpoint.
     pub fn give_back(&self, released: Released) {
         let g = self.geometry();
         let mut bitmaps = self.0.bitmaps.borrow_mut();
         let mut space = self.0.space.borrow_mut();
-        for run in released.0 {
-            let kind = bitmaps.set_free(g, run);
-            space.add_free(kind, u64::from(run.blocks));
+        for (start, bits) in released.0.iter().flat_map(Freed::regions) {
+            let (kind, blocks) = bitmaps.set_free(g, start, bits);
+            space.add_free(kind, blocks);
         }
     }
 }

@@ -17,11 +17,14 @@ use super::{Applied, Change, Entry, Node, NodeCache, NodeSource, Root, To};
 use crate::error::{Error, Result};
 use crate::executor::{LocalFuture, join_all, yield_now};
 use crate::format::node::{LEVEL_BITS, NodeDraft, entry_blocks};
-use crate::limits::NODE_ENTRIES;
+use crate::limits::{DEPTH_MAX, NODE_ENTRIES};
+use crate::store::Freed;
 use crate::units::{BlockAddr, Epoch, VirtualBlock};
 
 /// Nodes rewritten before a job gives way: about 200 us of work.
 const NODES_PER_SLICE: u32 = 32;
+/// Changes surveyed before a job gives way.
+const CHANGES_PER_SLICE: usize = 4096;
 /// Old children read ahead at once while a node's children are rewritten.
 const PREFETCH_NODES: usize = 32;
 
@@ -43,9 +46,9 @@ pub async fn apply(
 ) -> Result<Applied> {
     root.verify()?;
     assert!(threshold < epoch && root.birth <= epoch, "{threshold:?}, {:?}, {epoch:?}", root.birth);
-    assert_batch(root, changes);
-    let writer = NodeWriter::new(cache, certain_nodes(changes, root.depth), epoch);
-    let mut job = Job { cache, epoch, threshold, writer, freed: Vec::new(), data_blocks_delta: 0, busy: 0 };
+    let writer = NodeWriter::new(cache, survey(root, changes).await, epoch);
+    let mut job =
+        Job { cache, epoch, threshold, writer, freed: Freed::default(), data_blocks_delta: 0, busy: 0 };
     let top = job.rewrite(root.entry(), root.depth - 1, 0, changes).await;
     let settled = job.writer.settle().await;
     let top = top?;
@@ -83,37 +86,36 @@ pub async fn grow(cache: &NodeCache, root: &Root, depth: u8, epoch: Epoch) -> Re
     }
     writer.settle().await.and(result)?;
     let nodes_written = writer.nodes_written();
-    Ok(Applied { root: Root::new(top, depth), freed: Vec::new(), nodes_written, data_blocks_delta: 0 })
+    Ok(Applied { root: Root::new(top, depth), freed: Freed::default(), nodes_written, data_blocks_delta: 0 })
 }
 
-fn assert_batch(root: &Root, changes: &[Change]) {
-    let mut end = 0;
-    for change in changes {
+/// Assert that `changes` are sorted, disjoint and within `root`'s capacity; returns how many nodes will be
+/// written for certain: those with a mapped block below. Discards may add some.
+async fn survey(root: &Root, changes: &[Change]) -> u64 {
+    let (mut end, mut count) = (0, 0);
+    // By level: the first node not counted yet.
+    let mut next = [0; DEPTH_MAX as usize];
+    for (nth, change) in changes.iter().enumerate() {
         assert!(
             change.at.0 >= end && change.blocks > 0,
             "changes overlap or are not sorted at {:?}",
             change.at
         );
+        end = change.end();
         if let To::Blocks { crcs, .. } = &change.to {
             assert_eq!(crcs.len() as u64, change.blocks, "one checksum per block at {:?}", change.at);
+            for (level, next) in next.iter_mut().enumerate().take(usize::from(root.depth)) {
+                let bits = LEVEL_BITS * (level as u32 + 1);
+                let (first, last) = ((change.at.0 >> bits).max(*next), (end - 1) >> bits);
+                count += (last + 1).saturating_sub(first);
+                *next = last + 1;
+            }
         }
-        end = change.end();
+        if nth % CHANGES_PER_SLICE == CHANGES_PER_SLICE - 1 {
+            yield_now().await;
+        }
     }
     assert!(end <= root.capacity_blocks(), "a change ends at block {end}, beyond depth {}", root.depth);
-}
-
-/// Nodes that will be written for certain: those with a mapped block below. Discards may add some.
-fn certain_nodes(changes: &[Change], depth: u8) -> u64 {
-    let mut count = 0;
-    for level in 0..depth {
-        let bits = LEVEL_BITS * (u32::from(level) + 1);
-        let mut next = 0;
-        for change in changes.iter().filter(|c| c.maps()) {
-            let (first, last) = ((change.at.0 >> bits).max(next), (change.end() - 1) >> bits);
-            count += (last + 1).saturating_sub(first);
-            next = last + 1;
-        }
-    }
     count
 }
 
@@ -124,8 +126,12 @@ fn touching(changes: &[Change], from: u64, to: u64) -> &[Change] {
     &changes[start..stop.max(start)]
 }
 
-fn covered_blocks(changes: &[Change], from: u64, to: u64) -> u64 {
-    changes.iter().map(|c| c.end().min(to) - c.at.0.max(from)).sum()
+/// Whether `changes`, all of which touch blocks `from..to`, touch every one of them.
+fn covers(changes: &[Change], from: u64, to: u64) -> bool {
+    let Some((first, last)) = changes.first().zip(changes.last()) else { return false };
+    // Most do not even reach both ends, and many changes need not be looked at to see it.
+    let reach = first.at.0 <= from && last.end() >= to;
+    reach && changes.iter().map(|c| c.end().min(to) - c.at.0.max(from)).sum::<u64>() == to - from
 }
 
 struct Job<'a> {
@@ -133,7 +139,7 @@ struct Job<'a> {
     epoch: Epoch,
     threshold: Epoch,
     writer: NodeWriter<'a>,
-    freed: Vec<BlockAddr>,
+    freed: Freed,
     data_blocks_delta: i64,
     /// Nodes rewritten since this job last gave way.
     busy: u32,
@@ -152,7 +158,7 @@ impl Job<'_> {
         Box::pin(async move {
             let end = first + entry_blocks(level + 1);
             let maps = changes.iter().any(Change::maps);
-            let covered = covered_blocks(changes, first, end) == end - first;
+            let covered = covers(changes, first, end);
             match old {
                 _ if changes.is_empty() => return Ok(old),
                 None if !maps => return Ok(None),
@@ -230,7 +236,7 @@ impl Job<'_> {
         while index < NODE_ENTRIES && reads.len() < PREFETCH_NODES {
             let at = first + index as u64 * span;
             let below = touching(changes, at, at + span);
-            let whole = covered_blocks(below, at, at + span) == span;
+            let whole = covers(below, at, at + span);
             let unread =
                 |old: &Entry| whole && (old.birth <= self.threshold || !below.iter().any(Change::maps));
             if let Some(link) = node.entry(index).filter(|old| !below.is_empty() && !unread(old)) {
@@ -270,10 +276,10 @@ impl Job<'_> {
     async fn cut(&mut self, top: Place) -> Result<()> {
         let (cache, threshold) = (self.cache, self.threshold);
         let mut freed = std::mem::take(&mut self.freed);
-        let young = |place: &Place, freed: &mut Vec<BlockAddr>| {
+        let young = |place: &Place, freed: &mut Freed| {
             let young = place.link.birth > threshold;
             if young {
-                freed.push(place.link.addr);
+                freed.insert(place.link.addr);
             }
             young
         };
@@ -289,7 +295,7 @@ impl Job<'_> {
                         yield_now().await;
                     }
                     for (_, entry) in node.entries().filter(|(_, e)| e.birth > threshold) {
-                        freed.push(entry.addr);
+                        freed.insert(entry.addr);
                         self.data_blocks_delta -= 1;
                     }
                 }
@@ -305,12 +311,12 @@ impl Job<'_> {
 
     fn free_node(&mut self, old: Entry) {
         if old.birth > self.threshold {
-            self.freed.push(old.addr);
+            self.freed.insert(old.addr);
         }
     }
     fn free_data(&mut self, old: Entry) {
         if old.birth > self.threshold {
-            self.freed.push(old.addr);
+            self.freed.insert(old.addr);
             self.data_blocks_delta -= 1;
         }
     }

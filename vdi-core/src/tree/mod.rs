@@ -24,6 +24,7 @@ mod tests;
 
 use smallvec::SmallVec;
 
+use crate::store::Freed;
 use crate::units::{BlockAddr, Epoch, VirtualBlock};
 
 pub use crate::format::node::{Entry, Node, Root, depth_for_blocks};
@@ -94,7 +95,7 @@ pub struct Applied {
     pub root: Root,
     /// Data blocks and nodes that only the old tree used: born after the threshold, each named once. They
     /// may be reused under the reuse rule, not before the new root is durable.
-    pub freed: Vec<BlockAddr>,
+    pub freed: Freed,
     /// Nodes allocated and written.
     pub nodes_written: u64,
     /// Data blocks the new tree has gained, minus data blocks in `freed`: the change in what is held by

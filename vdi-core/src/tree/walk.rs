@@ -15,7 +15,7 @@ use crate::executor::{LocalFuture, join_all};
 use crate::format::node::entry_blocks;
 use crate::units::VirtualBlock;
 
-pub use block_set::{BlockSet, bit_runs};
+pub use block_set::BlockSet;
 
 /// Nodes read at once; with one window held per level, this also bounds the memory of a walk.
 const WINDOW_NODES: usize = 32;

@@ -18,14 +18,16 @@ use crate::error::Result;
 use crate::executor::{LocalFuture, join_all, yield_now};
 use crate::format::vdi_record::{Applied, VdiRecord};
 use crate::limits::{CHECKPOINT_INFLIGHT_BYTES_MAX, CHECKPOINT_WRITE_BYTES_MAX};
-use crate::store::{ExtentKind, Need, Run};
+use crate::store::{ExtentKind, Freed, Need, Run};
 use crate::tree::snapshots::{Snapshot, SnapshotLog, SnapshotRecord};
 use crate::tree::{Change, Root, To, apply};
-use crate::units::{BLOCK_SIZE, BlockAddr, Epoch, Generation, SegmentSeq, VdiSeq, VirtualBlock};
+use crate::units::{BLOCK_SIZE, Epoch, Generation, SegmentSeq, VdiSeq, VirtualBlock};
 
 const RUN_BLOCKS_MAX: u32 = (CHECKPOINT_WRITE_BYTES_MAX / BLOCK_SIZE) as u32;
-/// Overlay entries looked at before a checkpoint gives way: about 200 us of work.
+/// Overlay entries or changes looked at before a checkpoint gives way, and entries forgotten, which costs more:
+/// less than 200 us of work each.
 const ENTRIES_PER_SLICE: usize = 1024;
+const FORGOTTEN_PER_SLICE: usize = 256;
 const WRITES_MAX: usize = CHECKPOINT_INFLIGHT_BYTES_MAX / CHECKPOINT_WRITE_BYTES_MAX;
 
 /// What one checkpoint takes of a VDI.
@@ -42,7 +44,7 @@ pub struct Prepared {
     cut: Cut,
     record: VdiRecord,
     snapshots: SnapshotLog,
-    freed: Vec<BlockAddr>,
+    freed: Freed,
 }
 
 /// Inline blocks on their way to a data run.
@@ -87,7 +89,7 @@ impl Vdi {
             Err(e) => Err((cut, e.context(format!("checkpoint of VDI '{}'", self.name())))),
         }
     }
-    async fn apply_cut(&self, cut: &Cut) -> Result<(VdiRecord, SnapshotLog, Vec<BlockAddr>)> {
+    async fn apply_cut(&self, cut: &Cut) -> Result<(VdiRecord, SnapshotLog, Freed)> {
         let Batch { mut epochs, hidden } = self.take_batch(cut.batch).await;
         let events: Vec<Event> =
             self.0.events.borrow().iter().filter(|e| e.seq <= cut.seq).cloned().collect();
@@ -97,7 +99,7 @@ impl Vdi {
         };
         let mut record = self.0.record.get();
         let mut root = root_of(&record);
-        let mut freed: Vec<BlockAddr> = Vec::new();
+        let mut freed = Freed::default();
         let mut roots: Vec<(Epoch, Root)> = Vec::new();
         let steps: BTreeSet<Epoch> = epochs.keys().copied().chain(events.iter().filter_map(taken)).collect();
         for epoch in steps {
@@ -106,7 +108,7 @@ impl Vdi {
                 let shared = &self.0.shared;
                 let applied = apply(&shared.cache, &root, &changes, epoch, record.threshold).await?;
                 root = applied.root;
-                freed.extend(applied.freed);
+                freed.merge(applied.freed);
                 record.data_blocks = record.data_blocks.saturating_add_signed(applied.data_blocks_delta);
             }
             if events.iter().any(|e| taken(e) == Some(epoch)) {
@@ -116,12 +118,13 @@ impl Vdi {
             }
         }
         for (blocks, content) in hidden {
-            freed.extend(content.placed_runs(blocks).iter().flat_map(|r| addrs(*r)));
+            freed.merge(content.placed_runs(blocks).into_iter().collect());
         }
         let mut snapshots = self.0.snapshots.borrow().clone();
         if !events.is_empty() {
             let events = events.into_iter().map(|e| for_log(e.what, &roots)).collect::<Vec<_>>();
-            freed.extend(snapshots.append(&self.0.shared.store, events, record.epoch).await?.freed);
+            let appended = snapshots.append(&self.0.shared.store, events, record.epoch).await?;
+            freed.merge(appended.freed.into_iter().collect());
             record.snapshots = snapshots.head();
         }
         (record.root, record.root_crc, record.root_birth) = (root.addr, root.crc, root.birth);
@@ -143,36 +146,24 @@ impl Vdi {
     }
     /// Give the inline blocks of an epoch their places, and write them there, sorted and packed.
     async fn place_epoch(&self, changes: EpochChanges) -> Result<Vec<Change>> {
-        let mut out = Vec::with_capacity(changes.len());
+        let mut there = Vec::new();
         let mut inline = VecDeque::new();
-        for (at, blocks, content) in changes {
+        for (nth, (at, blocks, content)) in changes.into_iter().enumerate() {
             match &content {
-                Content::Zero => out.push(Change { at: VirtualBlock(at), blocks, to: To::Absent }),
-                Content::Placed(..) => {
-                    let (mut at, mut done) = (at, 0);
-                    for run in content.placed_runs(blocks) {
-                        let n = run.blocks as usize;
-                        let crcs = SmallVec::from_slice(&content.crcs(blocks)[done..done + n]);
-                        let to = To::Blocks { start: run.start, crcs };
-                        out.push(Change { at: VirtualBlock(at), blocks: n as u64, to });
-                        at += n as u64;
-                        done += n;
-                    }
-                }
+                Content::Zero => there.push(Change { at: VirtualBlock(at), blocks, to: To::Absent }),
+                Content::Placed(..) => push_placed(at, blocks, &content, &mut there),
                 Content::Staged(staged, first) => {
-                    inline.push_back(Piece {
-                        at,
-                        staged: Rc::clone(staged),
-                        first: *first,
-                        blocks: blocks as u32,
-                    });
+                    let (staged, first) = (Rc::clone(staged), *first);
+                    inline.push_back(Piece { at, staged, first, blocks: blocks as u32 });
                 }
             }
+            if nth % ENTRIES_PER_SLICE == ENTRIES_PER_SLICE - 1 {
+                yield_now().await;
+            }
         }
-        self.write_inline(inline, &mut out).await?;
-        // Two ascending runs at most: a stable sort merges them in one pass.
-        out.sort_by_key(|c| c.at);
-        Ok(out)
+        let mut written = Vec::with_capacity(inline.len());
+        self.write_inline(inline, &mut written).await?;
+        Ok(merge(there, written).await)
     }
     async fn write_inline(&self, mut inline: VecDeque<Piece>, out: &mut Vec<Change>) -> Result<()> {
         let mut left: u64 = inline.iter().map(|p| u64::from(p.blocks)).sum();
@@ -214,7 +205,7 @@ impl Vdi {
     }
     /// The record is durable: go over to it. Returns the batch, for [`Vdi::forget`], and the blocks freed, for
     /// the quarantine. The overlay still shows the batch until it is forgotten; the tree says the same.
-    pub fn publish(&self, prepared: Prepared) -> (u64, Vec<BlockAddr>) {
+    pub fn publish(&self, prepared: Prepared) -> (u64, Freed) {
         let inner = &self.0;
         inner.record.set(prepared.record);
         inner.root.set(root_of(&prepared.record));
@@ -228,7 +219,39 @@ impl Vdi {
     pub async fn forget(&self, batch: u64) {
         let mut from = Some(0);
         while let Some(at) = from {
-            from = self.0.overlay.borrow_mut().forget(batch, at, ENTRIES_PER_SLICE);
+            from = self.0.overlay.borrow_mut().forget(batch, at, FORGOTTEN_PER_SLICE);
+            yield_now().await;
+        }
+    }
+}
+
+fn push_placed(at: u64, blocks: u64, content: &Content, out: &mut Vec<Change>) {
+    let crcs = content.crcs(blocks);
+    let mut done = 0;
+    for run in content.placed_runs(blocks) {
+        let n = run.blocks as usize;
+        let to = To::Blocks { start: run.start, crcs: SmallVec::from_slice(&crcs[done..done + n]) };
+        out.push(Change { at: VirtualBlock(at + done as u64), blocks: n as u64, to });
+        done += n;
+    }
+}
+
+/// Two lists in order as one, in slices.
+async fn merge(a: Vec<Change>, b: Vec<Change>) -> Vec<Change> {
+    if a.is_empty() || b.is_empty() {
+        return if a.is_empty() { b } else { a };
+    }
+    let mut out = Vec::with_capacity(a.len() + b.len());
+    let (mut a, mut b) = (a.into_iter().peekable(), b.into_iter().peekable());
+    loop {
+        let next = match (a.peek(), b.peek()) {
+            (Some(x), Some(y)) if x.at > y.at => b.next(),
+            (Some(_), _) => a.next(),
+            (None, _) => b.next(),
+        };
+        let Some(change) = next else { return out };
+        out.push(change);
+        if out.len() % ENTRIES_PER_SLICE == 0 {
             yield_now().await;
         }
     }
@@ -258,10 +281,6 @@ fn fill_run(inline: &mut VecDeque<Piece>, run: Run, out: &mut Vec<Change>) -> Ve
         parts.push(p);
     }
     parts
-}
-
-fn addrs(run: Run) -> impl Iterator<Item = BlockAddr> {
-    (0..u64::from(run.blocks)).map(move |i| run.start.plus(i))
 }
 
 fn for_log(what: What, roots: &[(Epoch, Root)]) -> SnapshotRecord {

@@ -36,6 +36,22 @@ struct Entry {
     versions: SmallVec<[Version; 1]>,
 }
 
+impl Entry {
+    /// Put `new` on top; returns what it replaced for good, which is of the same epoch and batch.
+    fn put(&mut self, new: Version) -> Option<Content> {
+        let top = &mut self.versions[0];
+        assert!((top.epoch, top.batch) <= (new.epoch, new.batch), "writes come in order");
+        if (top.epoch, top.batch) == (new.epoch, new.batch) {
+            return Some(std::mem::replace(top, new).content);
+        }
+        self.versions.insert(0, new);
+        None
+    }
+}
+
+/// What a write replaced for good: so many blocks of each content.
+pub type Replaced = SmallVec<[(u64, Content); 1]>;
+
 /// A piece of a lookup: `blocks` blocks at `at` with their newest content, or None where the tree decides.
 #[derive(Clone, Debug)]
 pub struct Piece {
@@ -97,19 +113,28 @@ impl Overlay {
         self.map.insert(at, tail);
     }
     /// Put `content` over `blocks` blocks at `at`; returns what it replaced for good (same epoch and batch).
-    pub fn insert(
-        &mut self,
-        at: u64,
-        blocks: u64,
-        epoch: Epoch,
-        batch: u64,
-        content: &Content,
-    ) -> Vec<(u64, Content)> {
+    pub fn insert(&mut self, at: u64, blocks: u64, epoch: Epoch, batch: u64, content: &Content) -> Replaced {
         assert!(blocks > 0);
         let end = at + blocks;
+        // Most writes meet nothing, or exactly what an earlier one of the same size left.
+        match self.map.range_mut(..end).next_back() {
+            Some((start, entry)) if *start == at && entry.blocks == blocks => {
+                let new = Version { epoch, batch, content: content.clone() };
+                let replaced = entry.put(new);
+                self.versions += usize::from(replaced.is_none());
+                return replaced.map(|old| (blocks, old)).into_iter().collect();
+            }
+            Some((start, entry)) if start + entry.blocks > at => {}
+            _ => {
+                let versions = smallvec![Version { epoch, batch, content: content.clone() }];
+                self.map.insert(at, Entry { blocks, versions });
+                self.versions += 1;
+                return Replaced::new();
+            }
+        }
         self.split(at);
         self.split(end);
-        let mut replaced = Vec::new();
+        let mut replaced = Replaced::new();
         let covered: SmallVec<[(u64, u64); 8]> =
             self.map.range(at..end).map(|(s, e)| (*s, e.blocks)).collect();
         let version = |skip: u64| Version { epoch, batch, content: content.skip(skip) };
@@ -136,13 +161,9 @@ impl Overlay {
                 self.versions += 1;
             }
             let entry = self.map.get_mut(&s).expect("collected above");
-            let top = &mut entry.versions[0];
-            assert!((top.epoch, top.batch) <= (epoch, batch), "writes come in order");
-            if (top.epoch, top.batch) == (epoch, batch) {
-                replaced.push((n, std::mem::replace(top, version(s - at)).content));
-            } else {
-                entry.versions.insert(0, version(s - at));
-                self.versions += 1;
+            match entry.put(version(s - at)) {
+                Some(old) => replaced.push((n, old)),
+                None => self.versions += 1,
             }
             next = s + n;
         }
@@ -209,17 +230,21 @@ impl Overlay {
     /// Forget versions through `batch`, which the tree has, of at most `entries_max` entries that start at or
     /// after `from`. Returns where to go on.
     pub fn forget(&mut self, batch: u64, from: u64, entries_max: usize) -> Option<u64> {
-        let part: SmallVec<[u64; 64]> = self.map.range(from..).take(entries_max).map(|(at, _)| *at).collect();
-        for at in &part {
-            let entry = self.map.get_mut(at).expect("collected above");
+        let (mut seen, mut last) = (0, from);
+        let mut empty: SmallVec<[u64; 64]> = SmallVec::new();
+        for (at, entry) in self.map.range_mut(from..).take(entries_max) {
             let before = entry.versions.len();
             entry.versions.retain(|v| v.batch > batch);
             self.versions -= before - entry.versions.len();
             if entry.versions.is_empty() {
-                self.map.remove(at);
+                empty.push(*at);
             }
+            (seen, last) = (seen + 1, *at);
         }
-        part.last().filter(|_| part.len() == entries_max).map(|at| at + 1)
+        for at in empty {
+            self.map.remove(&at);
+        }
+        (seen == entries_max).then_some(last + 1)
     }
     /// Forget everything and return it (the VDI is deleted).
     pub fn take_all(&mut self) -> Vec<(u64, Content)> {

@@ -177,7 +177,7 @@ impl Vdi {
         }
         if left > 0 || problem.is_some() {
             // Nothing names these blocks, and nothing ever did.
-            store.quarantine(runs, self.0.shared.log.newest());
+            store.quarantine(runs.into_iter().collect(), self.0.shared.log.newest());
             return problem.map_or(Ok(None), Err);
         }
         let shared = &self.0.shared;
@@ -201,7 +201,7 @@ impl Vdi {
                 Ok(appended.segment.seq())
             }
             Err(e) => {
-                self.0.shared.store.quarantine(runs, self.0.shared.log.newest());
+                self.0.shared.store.quarantine(runs.into_iter().collect(), self.0.shared.log.newest());
                 Err(e)
             }
         }
@@ -266,8 +266,8 @@ impl Vdi {
         self.note_segment(batch, segment);
         inner.changed.set(true);
         // The record that replaced them lies in `segment`: trimmed beyond it, no replay needs them.
-        let runs: Vec<Run> = replaced.iter().flat_map(|(n, c)| c.placed_runs(*n)).collect();
-        inner.shared.store.quarantine(runs, segment);
+        let freed = replaced.iter().flat_map(|(n, c)| c.placed_runs(*n)).collect();
+        inner.shared.store.quarantine(freed, segment);
     }
     pub(super) fn note_segment(&self, batch: u64, segment: SegmentSeq) {
         let shared = &self.0.shared;

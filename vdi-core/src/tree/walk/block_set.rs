@@ -70,31 +70,10 @@ impl BlockSet {
     }
 }
 
-/// Runs of set bits: (first block, blocks), in order; `bits` are the regions of one extent.
-pub fn bit_runs(bits: &[RegionBits]) -> impl Iterator<Item = (u32, u32)> + '_ {
-    let blocks = bits.len() as u32 * REGION_BLOCKS;
-    let is_set = |block: u32| {
-        let (region, word, mask) = position(block);
-        bits[region][word] & mask != 0
-    };
-    let mut at = 0;
-    std::iter::from_fn(move || {
-        while at < blocks && !is_set(at) {
-            // A whole word of zeros in one step.
-            let (region, word, mask) = position(at);
-            at += if mask == 1 && bits[region][word] == 0 { 64 } else { 1 };
-        }
-        let first = at;
-        while at < blocks && is_set(at) {
-            at += 1;
-        }
-        (first < at).then_some((first, at - first))
-    })
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::format::extent::bit_runs;
 
     #[test]
     fn a_set_holds_what_was_inserted_and_runs_cover_it() {
