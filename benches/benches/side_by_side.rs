@@ -8,7 +8,7 @@ use parallax_benches::load::{Load, Order};
 use parallax_benches::place::Place;
 use parallax_benches::process::pin_client;
 use parallax_benches::rows::{Sheet, Subject};
-use parallax_benches::settings::number;
+use parallax_benches::settings::{number, words};
 use parallax_benches::target::parallax::{Options, Parallax};
 use parallax_benches::target::storage_daemon::{Image, StorageDaemon};
 use parallax_benches::target::{Measured, Target, measure};
@@ -52,13 +52,14 @@ fn main() -> io::Result<()> {
     let sheet = Sheet::open(&place)?;
     let span_bytes = number("PARALLAX_BENCH_MIB", 2048) << 20;
     let rounds = number("PARALLAX_BENCH_ROUNDS", 5);
-    let patterns = patterns(span_bytes, number("PARALLAX_BENCH_MS", 3000) as f64 / 1e3);
-    let only =
-        std::env::var("PARALLAX_BENCH_TARGETS").unwrap_or_else(|_| "parallax qsd-raw qsd-qcow2".into());
+    let only_patterns = words("PARALLAX_BENCH_PATTERNS", "");
+    let mut patterns = patterns(span_bytes, number("PARALLAX_BENCH_MS", 3000) as f64 / 1e3);
+    patterns.retain(|p| only_patterns.is_empty() || only_patterns.iter().any(|o| o == p.name));
+    let only = words("PARALLAX_BENCH_TARGETS", "parallax qsd-raw qsd-qcow2");
     pin_client();
     let mut targets: Vec<Box<dyn Target>> = Vec::new();
-    for name in only.split(' ') {
-        targets.push(match name {
+    for name in &only {
+        targets.push(match name.as_str() {
             "qsd-raw" => Box::new(StorageDaemon::start(Image::Raw, &place.dir, span_bytes, true)?),
             "qsd-qcow2" => Box::new(StorageDaemon::start(Image::Qcow2, &place.dir, span_bytes, true)?),
             _ => Box::new(Parallax::start(Options {
