@@ -53,12 +53,35 @@ impl Engine {
         Ok(Collected { ns: self.0.env.clock.now_ns() - started, ..collected })
     }
     async fn mark_and_sweep(&self, vdis: &[Vdi], dry_run: bool) -> Result<Collected> {
+        let (collected, dead) = self.mark(vdis, Vec::new()).await?;
+        if !dry_run {
+            self.store().quarantine(dead.into_iter().collect(), self.0.shared.log.newest());
+        }
+        Ok(collected)
+    }
+    /// What a checkpoint had allocated when the daemon died leaks until the next collection. On a full store
+    /// that may be the room promised to what the log holds, and a collection needs a checkpoint: so a
+    /// restart that cannot keep its promises looks for such blocks itself. `named` is what the log names.
+    /// Nothing is open to guests yet, and nothing was freed.
+    pub(super) async fn reclaim_leaks(&self, named: Vec<Run>) -> Result<()> {
+        if self.store().keeps_its_promises() {
+            return Ok(());
+        }
+        let mut vdis = Vec::new();
+        for entry in self.store().vdis() {
+            vdis.push(self.open_entry(&entry).await?);
+        }
+        let (_, dead) = self.mark(&vdis, named).await?;
+        self.store().give_back_unreachable(dead.into_iter().collect());
+        Ok(())
+    }
+    async fn mark(&self, vdis: &[Vdi], named: Vec<Run>) -> Result<(Collected, Vec<Run>)> {
         let store = self.store();
         let extents = store.owned_bitmaps();
         let mut mark = Mark::new(store.geometry(), store.superblock().extents);
         // All of this is one moment: after the first await an overlay may replace what it held.
-        let kept = store.untouchable().into_iter().chain(vdis.iter().flat_map(Vdi::blocks_without_root));
-        for run in kept {
+        let held = store.untouchable().into_iter().chain(vdis.iter().flat_map(Vdi::blocks_without_root));
+        for run in held.chain(named) {
             mark.keep(run)?;
         }
         let mut roots = 0;
@@ -75,11 +98,8 @@ impl Engine {
             dead.extend(sweep(store.geometry(), *number, used, mark.reached()));
         }
         let dead_bytes = dead.iter().map(|r| u64::from(r.blocks)).sum::<u64>() * BLOCK_BYTES;
-        if !dry_run {
-            store.quarantine(dead.into_iter().collect(), self.0.shared.log.newest());
-        }
         let live_bytes = mark.reached().len() * BLOCK_BYTES;
-        Ok(Collected { dead_bytes, live_bytes, roots, ns: 0 })
+        Ok((Collected { dead_bytes, live_bytes, roots, ns: 0 }, dead))
     }
     /// Something was deleted: how much a collection would free is to be found out anew.
     pub(super) fn reclaimable_changed(&self) {

@@ -12,7 +12,7 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::executor::TaskLock;
 use crate::format::host::HostLog;
 use crate::log::{Body, Finding, Log, Record, Scan, Segment};
-use crate::store::Store;
+use crate::store::{Run, Store};
 use crate::tree::NodeCache;
 use crate::units::{BLOCK_SIZE, SegmentSeq, VdiId};
 use crate::vdi::content::Staging;
@@ -75,8 +75,11 @@ impl Engine {
             recovery: Cell::default(),
             reclaimable_bytes: Cell::new(None),
         }));
+        let named = records.iter().flat_map(Logged::runs).collect();
         let (records, last) = engine.replay(records).await;
         engine.hold_hurt(&findings, &last).await;
+        // With a tree that cannot be read nothing is known to be dead, and the checkpoint will say what is wrong.
+        let _ = engine.reclaim_leaks(named).await;
         // Returned claims reach the disk before a host record that no longer lists them: nothing leaks.
         engine.store().write_dirty_bitmaps().await?;
         engine.store().flush().await?;
@@ -134,6 +137,14 @@ struct Logged {
     segment: Rc<Segment>,
     record: Record,
     first_block: u32,
+}
+
+impl Logged {
+    /// Blocks of the store that it names.
+    fn runs(&self) -> Vec<Run> {
+        let Body::WriteOut { runs, .. } = &self.record.body else { return Vec::new() };
+        runs.iter().map(|(start, blocks)| Run { start: *start, blocks: *blocks }).collect()
+    }
 }
 
 /// The records that count. Above what is known durable, out-of-line data may not have reached the store:

@@ -375,3 +375,69 @@ fn collection_returns_what_deleted_vdis_and_snapshots_held_and_nothing_else() {
         assert_eq!(read(&keep, 0, 1 << 20).await, bytes_of(&fill(1, 1 << 20)));
     });
 }
+
+#[test]
+fn a_disk_opened_during_a_checkpoint_round_keeps_its_records() {
+    let w = World::formatted();
+    w.run(|e| async move {
+        for name in ["a", "b"] {
+            e.create(name, DISK).await.unwrap();
+            write(&e.open_vdi(name).await.unwrap(), 0, &fill(1, 4096)).await;
+        }
+        e.checkpoint().await.unwrap();
+    });
+    w.run(|e| async move {
+        let a = e.open_vdi("a").await.unwrap();
+        write(&a, 0, &fill(2, 4096)).await;
+        let turn = a.lock_turn().await;
+        let round = e.clone();
+        e.0.env.executor.spawn(async move { round.checkpoint().await.unwrap() });
+        crate::executor::yield_now().await;
+        assert!(e.shared().pressure.running.get(), "the round has begun and waits for its turn");
+        let b = e.open_vdi("b").await.unwrap();
+        b.discard(0, 8, Ack::WriteThrough).await.unwrap();
+        let ended = e.shared().pressure.ended.wait();
+        drop(turn);
+        ended.await;
+    });
+    w.run(|e| async move {
+        let b = e.open_vdi("b").await.unwrap();
+        assert!(read(&b, 0, 4096).await.iter().all(|x| *x == 0), "the discard was acknowledged as durable");
+    });
+}
+
+#[test]
+fn room_promised_to_the_log_is_promised_again_after_a_kill_and_leaks_make_room_for_it() {
+    const MIB: u64 = 1 << 20;
+    let w = World::formatted();
+    w.run(|e| async move {
+        e.create("a", DISK).await.unwrap();
+        let a = e.open_vdi("a").await.unwrap();
+        for sector in (0..DISK).step_by(MIB as usize).map(|at| at / SECTOR_BYTES) {
+            if a.write(sector, &fill(1, MIB as usize), Ack::WriteBack).await.is_err() {
+                break;
+            }
+        }
+        a.discard(0, 20 * MIB / SECTOR_BYTES, Ack::WriteBack).await.unwrap();
+        e.checkpoint().await.unwrap();
+        e.checkpoint().await.unwrap();
+        // Partial, so that all of it waits in the log.
+        for sector in (0..12 * MIB).step_by(MIB as usize).map(|at| at / SECTOR_BYTES) {
+            write(&a, sector + 1, &fill(2, MIB as usize - 512)).await;
+        }
+    });
+    // Each life gets as far as the flush of a checkpoint: what that had written leaks.
+    for _ in 0..3 {
+        w.run(|e| async move {
+            let a = e.open_vdi("a").await.unwrap();
+            let cut = a.cut(e.shared().log.newest()).expect("the log holds something");
+            a.apply(cut).await.map(drop).map_err(|(_, e)| e).unwrap();
+            e.store().write_host_record().await.unwrap();
+        });
+    }
+    w.run(|e| async move {
+        e.checkpoint().await.unwrap();
+        let a = e.open_vdi("a").await.unwrap();
+        assert!(read(&a, 1, 8192).await == bytes_of(&fill(2, 8192)));
+    });
+}

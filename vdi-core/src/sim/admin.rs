@@ -191,6 +191,7 @@ impl Admin {
             let now = model.now();
             let old = std::mem::replace(model.disk(name), target);
             let disk = model.disk(name);
+            disk.history.remember(&old.history.known());
             for epoch in listed.into_keys() {
                 disk.snapshots.entry(epoch).or_insert_with(|| old.frozen(issued, now));
             }
@@ -219,8 +220,7 @@ impl Admin {
             let now = model.now();
             let disk = model.disk(name);
             let cut = size_bytes / BLOCK_BYTES * SECTORS_PER_BLOCK..disk.sectors();
-            let areas = disk.areas();
-            (!cut.is_empty()).then(|| disk.history.begin(ZEROS, cut, &areas, now))
+            (!cut.is_empty()).then(|| disk.history.begin(ZEROS, cut, now))
         };
         let result = self.engine.resize(name, size_bytes, true).await;
         if let Some(change) = cut {

@@ -9,8 +9,7 @@ use super::history::{History, Tick};
 use crate::device::simulated::FaultCounts;
 use crate::units::{BLOCK_BYTES, SECTORS_PER_BLOCK};
 
-/// The blocks of a disk that the world writes, reads and compares: its start, and both sides of where a tree of two
-/// and of three levels ends. Anything else of a disk stays untouched or is discarded as a whole.
+/// Where most requests go: the start of a disk, and both sides of where a tree of two and of three levels ends.
 pub const AREAS: [Range<u64>; 3] = [0..320, (1 << 16) - 16..(1 << 16) + 16, (1 << 24) - 8..(1 << 24) + 8];
 
 /// A snapshot as it must be.

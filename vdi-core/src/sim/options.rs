@@ -2,6 +2,9 @@
 //! out some of what is possible, so that rare combinations are not drowned by common ones.
 
 use crate::device::simulated::{Faults, Random, Survival};
+use crate::engine::EngineOptions;
+use crate::format::log_head::RING_OFFSET_BYTES;
+use crate::limits::LOG_BYTES_MIN;
 
 /// What a guest or the administrator may do.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
@@ -89,6 +92,14 @@ pub struct Options {
     pub write_through: bool,
     /// Whether large disks are among them.
     pub large: bool,
+    /// Blocks that a write touches at most: a small log takes no large records.
+    pub write_blocks_max: u64,
+    /// Whether the disks together are larger than the store.
+    pub full: bool,
+    /// Whether the engine starts anew after each comparison, with no disk open.
+    pub lazy: bool,
+    /// The engine's own choices.
+    pub engine: EngineOptions,
     /// Weights of the verbs.
     pub verbs: Vec<(Verb, u64)>,
     /// What goes wrong with the store while guests run.
@@ -113,12 +124,22 @@ impl Options {
         let quiet = Faults { delay_ns_max, slow_ns_max: 1_000_000_000, slow: 500, ..Faults::default() };
         let faulty = random.below(5) == 0;
         let faults = |random: &mut Random| if faulty { draw_faults(&quiet, random) } else { quiet.clone() };
+        let full = random.below(6) == 0;
+        let stores: &[u64] = if full { &[16, 18, 20] } else { &[64, 64, 96, 256] };
+        // (ring, blocks that its largest record takes); the first two wrap in every cycle.
+        let rings: [(u64, u64); 4] = [(1 << 20, 16), (2 << 20, 48), (12 << 20, 260), (LOG_BYTES_MIN, 260)];
+        let (ring_bytes, write_blocks_max) = *random.pick(if full { &rings[2..] } else { &rings });
+        let operations = if full || ring_bytes < 4 << 20 { 60..250 } else { 10..120 };
         Options {
-            store_bytes: *random.pick(&[64, 64, 96, 256]) << 20,
-            log_bytes: crate::limits::LOG_BYTES_MIN,
-            disks: random.within(1..4),
+            store_bytes: *random.pick(stores) << 20,
+            log_bytes: RING_OFFSET_BYTES + ring_bytes,
+            write_blocks_max,
+            full,
+            lazy: random.below(4) == 0,
+            engine: draw_engine(random),
+            disks: random.within(if full { 3..6 } else { 1..4 }),
             in_flight_max: *random.pick(&[1, 2, 4, 16, 16]),
-            operations: random.within(10..120),
+            operations: random.within(operations),
             cycles: random.within(1..5),
             hot_blocks: *random.pick(&[4, 16, 64, 320]),
             write_through: random.below(4) == 0,
@@ -154,6 +175,17 @@ impl Options {
             at -= weight;
         }
         Verb::Write
+    }
+}
+
+/// Small caches, so that what is in memory seldom hides what is on the disks.
+fn draw_engine(random: &mut Random) -> EngineOptions {
+    EngineOptions {
+        cache_bytes: *random.pick(&[1 << 12, 1 << 18, 256 << 20]),
+        staging_bytes: *random.pick(&[1 << 14, 1 << 18, 256 << 20]),
+        out_of_line_bytes: *random.pick(&[1 << 13, 1 << 14, 64 << 10]),
+        checkpoint_age_ns: *random.pick(&[1_000_000, 1_000_000_000, 10_000_000_000]),
+        ..EngineOptions::default()
     }
 }
 

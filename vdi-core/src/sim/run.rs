@@ -1,14 +1,18 @@
 //! Worlds from beginning to end: format, work, stop, recover, compare, again; and many of them.
 
+use std::cell::RefCell;
 use std::fmt;
 
-use super::model::{Disk, Pending, Report};
+use super::model::{Disk, Model, Pending, Report};
 use super::options::{Options, Stop};
 use super::verify::Verifier;
 use super::workload::draw_size;
 use super::world::{End, World};
-use crate::check::{CheckOptions, check};
-use crate::engine::{Engine, EngineOptions, FormatOptions};
+use crate::buffer::HostMemory;
+use crate::check::{self, CheckOptions};
+use crate::engine::{Engine, FormatOptions};
+use crate::units::{BLOCK_BYTES, Epoch};
+use crate::vdi::Ack;
 
 /// Stops in a row during recovery, at most.
 const RECOVERY_STOPS_MAX: u32 = 3;
@@ -43,6 +47,7 @@ pub struct Survivor {
 /// Live through the world of `seed`.
 pub fn run_world(seed: u64) -> Result<Survivor, Failure> {
     let mut world = World::new(seed);
+    world.model.borrow().say(|| format!("{:?}", world.options));
     let outcome = live(&mut world);
     world.forget();
     let what = world.model.borrow_mut().failure.take().or(outcome.err());
@@ -61,11 +66,78 @@ fn live(world: &mut World) -> Result<(), String> {
     recover(world)?;
     populate(world)?;
     for cycle in 0..world.options.cycles {
+        if world.options.lazy {
+            start_anew(world)?;
+        }
         work(world)?;
         let power_lost = stop_and_recover(world)?;
         compare(world, power_lost, cycle + 1 == world.options.cycles)?;
     }
+    if world.random.coin() { tidy_up(world) } else { Ok(()) }
+}
+
+/// A quiet restart: no disk is open after it but those that the log names, perhaps none.
+fn start_anew(world: &mut World) -> Result<(), String> {
+    if world.random.coin() {
+        let engine = world.engine.clone().expect("the engine runs");
+        let done = world.run(async move { engine.checkpoint().await }).map_err(ended)?;
+        done.map_err(|e| format!("checkpoint: {e:?}"))?;
+    }
+    world.store.kill();
+    world.log.kill();
+    world.forget();
+    recover(world)
+}
+
+/// After a collection and an orderly end every block that nothing names is free. On a full store what frees space
+/// must work, and then there is room again.
+fn tidy_up(world: &mut World) -> Result<(), String> {
+    let engine = world.engine.clone().expect("the engine runs");
+    let model = world.model.clone();
+    let relieve = world.options.full;
+    let work = async move {
+        if relieve {
+            relief(&engine, &model).await?;
+            engine.collect(false).await.map_err(|e| format!("collect on a full store: {e:?}"))?;
+            room_again(&engine, &model).await?;
+        }
+        engine.collect(false).await.map_err(|e| format!("last collect: {e:?}"))?;
+        engine.close().await.map_err(|e| format!("close: {e:?}"))
+    };
+    world.run(work).map_err(ended)??;
+    world.store.kill();
+    world.log.kill();
+    world.forget();
+    let report = check_stores(world, CheckOptions { data: true })?;
+    if report.exit_code() != 0 {
+        return Err(format!("check after a collection and an orderly end: {:#?}", report.findings));
+    }
     Ok(())
+}
+
+/// Remove every snapshot and all disks but the first.
+async fn relief(engine: &Engine, model: &RefCell<Model>) -> Result<(), String> {
+    let names: Vec<String> = model.borrow().disks.keys().cloned().collect();
+    for (nth, name) in names.iter().enumerate() {
+        if nth > 0 {
+            engine.delete(name, true).await.map_err(|e| format!("delete on a full store: {e:?}"))?;
+            continue;
+        }
+        let epochs: Vec<u64> = model.borrow().disks[name].snapshots.keys().copied().collect();
+        for epoch in epochs {
+            let removed = engine.remove_snapshot(name, Epoch(epoch)).await;
+            removed.map_err(|e| format!("remove a snapshot on a full store: {e:?}"))?;
+        }
+    }
+    Ok(())
+}
+
+async fn room_again(engine: &Engine, model: &RefCell<Model>) -> Result<(), String> {
+    let Some(name) = model.borrow().disks.keys().next().cloned() else { return Ok(()) };
+    let vdi = engine.open_vdi(&name).await.map_err(|e| format!("open {name}: {e:?}"))?;
+    let bytes = vdi.size_bytes().min(8 * BLOCK_BYTES) as usize;
+    let written = vdi.write(0, &HostMemory::slice(bytes).into(), Ack::WriteThrough).await;
+    written.map_err(|e| format!("write after space was made: {e:?}"))
 }
 
 fn ended(end: End) -> String {
@@ -88,7 +160,7 @@ fn format(world: &mut World) -> Result<(), String> {
 fn open(world: &mut World) -> Result<Result<(), String>, End> {
     let env = world.env();
     let (store, log) = world.open_devices();
-    let opened = world.run(Engine::open(env, store, log, EngineOptions::default()))?;
+    let opened = world.run(Engine::open(env, store, log, world.options.engine))?;
     Ok(opened.map(|engine| world.engine = Some(engine)).map_err(|e| format!("open: {e:?}")))
 }
 
@@ -112,7 +184,7 @@ fn populate(world: &mut World) -> Result<(), String> {
 fn work(world: &mut World) -> Result<(), String> {
     world.set_faults(true);
     if world.random.below(4) > 0 {
-        let scale = 1 << world.random.below(11);
+        let scale = 1 << world.random.below(if world.options.full { 15 } else { 11 });
         world.crash_point.arm(1 + world.random.below(scale));
     }
     let operations = world.random.below(world.options.operations) + 1;
@@ -152,12 +224,16 @@ fn stop_and_recover(world: &mut World) -> Result<bool, String> {
 
 /// The checker must find no damage in what a stop left. Leaks there are: what was deleted waits for a collection.
 fn check_image(world: &mut World) -> Result<(), String> {
-    let (store, log) = world.open_devices();
     let options = CheckOptions { data: world.random.below(4) == 0 };
-    let checked = world.run(async move { check(&store, &[log], options).await }).map_err(ended)?;
-    let report = checked.map_err(|e| format!("check: {e:?}"))?;
-    world.forget();
+    let report = check_stores(world, options)?;
     if report.is_corrupt() { Err(format!("check after a stop: {:#?}", report.findings)) } else { Ok(()) }
+}
+
+fn check_stores(world: &mut World, options: CheckOptions) -> Result<check::Report, String> {
+    let (store, log) = world.open_devices();
+    let checked = world.run(async move { check::check(&store, &[log], options).await }).map_err(ended)?;
+    world.forget();
+    checked.map_err(|e| format!("check: {e:?}"))
 }
 
 fn stop(world: &mut World, may_close: bool) -> Result<bool, String> {
@@ -203,7 +279,8 @@ fn stop(world: &mut World, may_close: bool) -> Result<bool, String> {
 fn compare(world: &mut World, power_lost: bool, last: bool) -> Result<(), String> {
     let engine = world.engine.clone().expect("the engine runs");
     world.model.borrow().say(|| format!("recovered: {:?}", engine.status().recovery));
-    let verifier = Verifier { engine, model: world.model.clone(), power_lost };
+    let sample = world.random.bits();
+    let verifier = Verifier { engine, model: world.model.clone(), power_lost, sample };
     let all = verifier.clone();
     world.run(async move { all.everything().await }).map_err(ended)??;
     let snapshots: Vec<(String, u64)> = {

@@ -11,8 +11,9 @@ use super::content::BlockStamps;
 use super::guest::read_stamps;
 use super::history::{History, Look, NEVER};
 use super::model::{Disk, Model, Pending, Snapshot};
+use crate::device::simulated::Random;
 use crate::engine::Engine;
-use crate::units::{Epoch, SECTORS_PER_BLOCK};
+use crate::units::{BLOCK_BYTES, Epoch, SECTORS_PER_BLOCK};
 use crate::vdi::Vdi;
 
 /// A broken promise, for people.
@@ -20,6 +21,10 @@ type Outcome<T> = std::result::Result<T, String>;
 
 /// Blocks read at once.
 const CHUNK_BLOCKS: u64 = 64;
+/// Disks of at most so many blocks are compared whole.
+const WHOLE_BLOCKS_MAX: u64 = 128;
+/// Blocks looked at anywhere in a larger disk.
+const SAMPLES: usize = 12;
 /// Name of the clones through which snapshots are read.
 const PROBE: &str = "probe";
 
@@ -32,6 +37,8 @@ pub struct Verifier {
     pub model: Rc<RefCell<Model>>,
     /// Whether power was lost since the last time (else the daemon was only killed, or closed).
     pub power_lost: bool,
+    /// Which blocks that nobody wrote are looked at.
+    pub sample: u64,
 }
 
 impl Verifier {
@@ -113,7 +120,8 @@ impl Verifier {
         let Some(some) = variants.first() else {
             return Err(format!("its size is {size_bytes}, expected {}", expected.size_bytes));
         };
-        let observed = self.read(&vdi, some).await?;
+        let known = variants.iter().flat_map(|v| v.history.known()).collect();
+        let observed = self.read(&vdi, some, &known).await?;
         // A snapshot that is there holds what was acknowledged before it, and so does the disk.
         let seen = labels.keys().filter(|epoch| !expected.snapshots.contains_key(epoch)).count();
         let snapshot = pending.iter().filter_map(|p| match p {
@@ -136,7 +144,7 @@ impl Verifier {
             return Err(reasons.join("; or else: "));
         }
         let snapshots = self.snapshots(name, &expected, labels, pending)?;
-        let history = History::settled(&observed);
+        let history = History::settled(&observed, &known);
         self.model
             .borrow_mut()
             .disks
@@ -213,7 +221,8 @@ impl Verifier {
                 snapshot.size_bytes
             ));
         }
-        let observed = self.read(&vdi, &snapshot.as_disk()).await?;
+        let known = snapshot.history.known();
+        let observed = self.read(&vdi, &snapshot.as_disk(), &known).await?;
         snapshot
             .history
             .check(&observed, 0, Look::Recovered)
@@ -222,26 +231,52 @@ impl Verifier {
         self.engine.delete(PROBE, true).await.map_err(|e| context("delete its clone", e))?;
         let mut model = self.model.borrow_mut();
         if let Some(s) = model.disk(name).snapshots.get_mut(&epoch) {
-            s.history = History::settled(&observed);
+            s.history = History::settled(&observed, &known);
         }
         Ok(())
     }
-    /// Everything in the disk's areas.
-    async fn read(&self, vdi: &Vdi, disk: &Disk) -> Outcome<BTreeMap<u64, BlockStamps>> {
+    /// Every block in `known`, its neighbours, and some that nobody ever wrote; a small disk whole.
+    async fn read(
+        &self,
+        vdi: &Vdi,
+        disk: &Disk,
+        known: &BTreeSet<u64>,
+    ) -> Outcome<BTreeMap<u64, BlockStamps>> {
         let mut observed = BTreeMap::new();
-        for area in disk.areas() {
-            let mut at = area.start;
-            while at < area.end {
-                let end = (at + CHUNK_BLOCKS).min(area.end);
-                let sectors: Range<u64> = at * SECTORS_PER_BLOCK..end * SECTORS_PER_BLOCK;
-                let part = read_stamps(vdi, sectors)
-                    .await
-                    .map_err(|e| format!("read of blocks {at}..{end}: {e:?}"))?;
-                observed.extend(part);
-                at = end;
-            }
+        for blocks in runs(&look_at(disk, known, self.sample)) {
+            let sectors: Range<u64> = blocks.start * SECTORS_PER_BLOCK..blocks.end * SECTORS_PER_BLOCK;
+            let part = read_stamps(vdi, sectors).await;
+            observed.extend(part.map_err(|e| format!("read of blocks {blocks:?}: {e:?}"))?);
         }
         self.model.borrow_mut().report.blocks_compared += observed.len() as u64;
         Ok(observed)
     }
+}
+
+/// The blocks to compare.
+pub fn look_at(disk: &Disk, known: &BTreeSet<u64>, sample: u64) -> BTreeSet<u64> {
+    let blocks = disk.size_bytes / BLOCK_BYTES;
+    if blocks <= WHOLE_BLOCKS_MAX {
+        return (0..blocks).collect();
+    }
+    let near = |b: &u64| [b.saturating_sub(1), *b, b + 1];
+    let mut random = Random::new(sample ^ blocks);
+    let areas = disk.areas();
+    let edges = areas.iter().flat_map(|a| [a.start, a.end - 1]);
+    let within = areas.iter().map(|a| random.within(a.clone())).collect::<Vec<u64>>();
+    let anywhere = (0..SAMPLES).map(|_| random.below(blocks)).collect::<Vec<u64>>();
+    let all = known.iter().flat_map(near).chain(edges).chain(within).chain(anywhere);
+    all.filter(|b| *b < blocks).collect()
+}
+
+/// Neighbours together, as far as one request goes.
+pub fn runs(blocks: &BTreeSet<u64>) -> Vec<Range<u64>> {
+    let mut runs: Vec<Range<u64>> = Vec::new();
+    for block in blocks {
+        match runs.last_mut() {
+            Some(run) if run.end == *block && run.end - run.start < CHUNK_BLOCKS => run.end += 1,
+            _ => runs.push(*block..block + 1),
+        }
+    }
+    runs
 }

@@ -48,6 +48,9 @@ pub fn draw(model: &mut Model, options: &Options, random: &mut Random) -> Option
 
 /// Size of a disk, bytes.
 pub fn draw_size(options: &Options, random: &mut Random) -> u64 {
+    if options.full {
+        return random.within(700..1500) * BLOCK_BYTES;
+    }
     let small = random.within(1..AREAS[0].end + 100);
     let blocks = match random.below(if options.large { 4 } else { 2 }) {
         2 => AREAS[1].start + random.below(200),
@@ -92,7 +95,11 @@ fn draw_request(verb: Verb, disk: &Disk, options: &Options, random: &mut Random)
     match verb {
         Verb::Flush => Request::Flush,
         Verb::Discard if random.below(8) == 0 => Request::Discard(0..disk.sectors()),
+        Verb::Discard if random.below(8) == 0 => Request::Discard(draw_wide(disk, random)),
         Verb::Discard => Request::Discard(draw_range(disk, options, random)),
+        Verb::WriteZeroes if random.below(16) == 0 => {
+            Request::WriteZeroes(draw_wide(disk, random), random.coin())
+        }
         Verb::WriteZeroes => Request::WriteZeroes(draw_range(disk, options, random), random.coin()),
         Verb::Read => Request::Read(draw_range(disk, options, random)),
         _ => {
@@ -103,33 +110,43 @@ fn draw_request(verb: Verb, disk: &Disk, options: &Options, random: &mut Random)
     }
 }
 
-/// Sectors within one of the disk's areas, often few, often the same.
+/// Any part of the disk.
+fn draw_wide(disk: &Disk, random: &mut Random) -> Range<u64> {
+    let first = random.below(disk.sectors());
+    first..first + 1 + random.below(disk.sectors() - first)
+}
+
+/// A few sectors, most often in one of the disk's areas, often the same; now and then anywhere.
 fn draw_range(disk: &Disk, options: &Options, random: &mut Random) -> Range<u64> {
-    let areas = disk.areas();
-    let area = &areas[if random.below(3) == 0 { random.below(areas.len() as u64) as usize } else { 0 }];
-    let hot = if random.below(8) == 0 {
-        area.end - area.start
-    } else {
-        options.hot_blocks.min(area.end - area.start)
-    };
-    let first_block = area.start + random.below(hot);
-    let limit = area.end * SECTORS_PER_BLOCK;
+    let first_block = draw_block(disk, options, random);
+    let first = first_block * SECTORS_PER_BLOCK;
     let (first, len) = match random.below(10) {
         // Within a block.
         0 | 1 => {
             let at = random.below(SECTORS_PER_BLOCK);
-            (first_block * SECTORS_PER_BLOCK + at, random.within(1..SECTORS_PER_BLOCK - at + 1))
+            (first + at, random.within(1..SECTORS_PER_BLOCK - at + 1))
         }
         // Unaligned at both ends.
-        2 => (first_block * SECTORS_PER_BLOCK + random.below(SECTORS_PER_BLOCK), random.within(1..100)),
+        2 => (first + random.below(SECTORS_PER_BLOCK), random.within(1..100)),
         // Large enough to go out of line.
-        3 => (first_block * SECTORS_PER_BLOCK, random.within(8..33) * SECTORS_PER_BLOCK),
-        4 if random.below(4) == 0 => {
-            (first_block * SECTORS_PER_BLOCK, random.within(33..257) * SECTORS_PER_BLOCK)
-        }
-        _ => (first_block * SECTORS_PER_BLOCK, random.within(1..5) * SECTORS_PER_BLOCK),
+        3 => (first, random.within(8..33) * SECTORS_PER_BLOCK),
+        5 | 6 if options.full => (first, random.within(100..257) * SECTORS_PER_BLOCK),
+        4 if options.full || random.below(4) == 0 => (first, random.within(33..257) * SECTORS_PER_BLOCK),
+        _ => (first, random.within(1..5) * SECTORS_PER_BLOCK),
     };
-    first..(first + len).min(limit)
+    let limit = (first_block + options.write_blocks_max) * SECTORS_PER_BLOCK;
+    first..(first + len).min(limit).min(disk.sectors())
+}
+
+fn draw_block(disk: &Disk, options: &Options, random: &mut Random) -> u64 {
+    if options.full || random.below(16) == 0 {
+        return random.below(disk.sectors() / SECTORS_PER_BLOCK);
+    }
+    let areas = disk.areas();
+    let area = &areas[if random.below(3) == 0 { random.below(areas.len() as u64) as usize } else { 0 }];
+    let blocks = area.end - area.start;
+    let hot = if random.below(8) == 0 { blocks } else { options.hot_blocks.min(blocks) };
+    area.start + random.below(hot)
 }
 
 /// How a request's memory is split.

@@ -156,6 +156,10 @@ impl World {
                 return End::Done;
             }
             let before = self.model.borrow().in_flight;
+            if before == 0 {
+                // What was to begin could not: its disk did not open.
+                continue;
+            }
             let room = left > 0 && before < self.options.in_flight_max;
             let mut rounds = self.random.below(4);
             let end = self.drive(|world| {

@@ -63,8 +63,12 @@ impl Store {
             ExtentKind::Data => (DATA_REGIONS, DATA_CLAIMS_MAX),
             _ => (METADATA_REGIONS, METADATA_CLAIMS_MAX),
         };
-        let mut new = Vec::new();
-        while new.len() < regions {
+        // Those of an attempt that failed come first: nobody else can claim their regions.
+        let unusable = |c: &&ActiveClaim| !c.usable && c.claim.kind == kind;
+        let left: Vec<Claim> = self.0.claims.borrow().iter().filter(unusable).map(|c| c.claim).collect();
+        let again = !left.is_empty();
+        let mut new = left.clone();
+        while !again && new.len() < regions {
             let held = self.0.claims.borrow().iter().filter(|c| c.claim.kind == kind).count();
             if held + new.len() >= most {
                 break;
@@ -76,7 +80,10 @@ impl Store {
                 None => break,
             }
         }
-        self.0.claims.borrow_mut().extend(new.iter().map(|c| ActiveClaim { claim: *c, usable: false }));
+        if !again {
+            let unusable = new.iter().map(|c| ActiveClaim { claim: *c, usable: false });
+            self.0.claims.borrow_mut().extend(unusable);
+        }
         self.write_host_record().await?;
         self.flush().await?;
         self.write_dirty_bitmaps().await?;

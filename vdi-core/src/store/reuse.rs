@@ -98,6 +98,11 @@ impl Store {
     fn kind_at(&self, addr: BlockAddr) -> ExtentKind {
         self.0.catalogue.borrow().entries[self.geometry().extent(addr).0 as usize].kind
     }
+    /// Return blocks that a restart found unreachable. Call only before anything reads or writes: no reader
+    /// and no log record may name them.
+    pub fn give_back_unreachable(&self, freed: Freed) {
+        self.give_back(Released(vec![freed]));
+    }
     /// Return released blocks to the bitmap; the disk learns of it with the next checkpoint.
     pub fn give_back(&self, released: Released) {
         let g = self.geometry();

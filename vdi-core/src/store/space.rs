@@ -86,7 +86,10 @@ impl Space {
         let want = self.reserved.plus(need);
         let extents =
             |want: u64, free: u64| (want + reserve).saturating_sub(free).div_ceil(self.extent_usable);
-        extents(want.data, self.free_data) + extents(want.metadata, self.free_metadata) <= self.free_extents
+        let (data, metadata) =
+            (extents(want.data, self.free_data), extents(want.metadata, self.free_metadata));
+        // What takes no data blocks does not care how few there are.
+        need.data == 0 && metadata == 0 || data + metadata <= self.free_extents
     }
 }
 
@@ -94,12 +97,31 @@ impl Store {
     /// Promise room for `need`; false when there is not enough now. Pair with [`Store::unreserve`].
     #[must_use]
     pub fn try_reserve(&self, need: Need) -> bool {
+        self.reserve_beside(need, RESERVE_BLOCKS)
+    }
+    /// As [`Store::try_reserve`] for what leads to free space: a part of what is kept back is for that.
+    #[must_use]
+    pub fn try_reserve_to_free(&self, need: Need) -> bool {
+        self.reserve_beside(need, RESERVE_BLOCKS / 2)
+    }
+    fn reserve_beside(&self, need: Need, kept_back: u64) -> bool {
         let mut s = self.0.space.borrow_mut();
-        let ok = s.fits(need, RESERVE_BLOCKS);
+        let ok = s.fits(need, kept_back);
         if ok {
             s.reserved = s.reserved.plus(need);
         }
         ok
+    }
+    /// Promise room for `need` whether there is any or not: it was promised before a restart.
+    pub fn reserve_again(&self, need: Need) {
+        let mut s = self.0.space.borrow_mut();
+        s.reserved = s.reserved.plus(need);
+    }
+    /// Whether there is room for everything that is promised.
+    #[must_use]
+    pub fn keeps_its_promises(&self) -> bool {
+        let any = Need { data: 1, metadata: 1 };
+        self.0.space.borrow().fits(any, RESERVE_BLOCKS)
     }
     /// End a promise: the blocks were allocated, or are not needed.
     pub fn unreserve(&self, need: Need) {

@@ -4,7 +4,7 @@ use std::rc::Rc;
 
 use super::Vdi;
 use super::content::{Content, Placed};
-use super::snapshot::What;
+use super::snapshot::{EVENT_BLOCKS, What};
 use crate::error::{Error, Result};
 use crate::log::{Body, Record, Segment};
 use crate::store::Run;
@@ -88,12 +88,11 @@ impl Vdi {
         segment: &Rc<Segment>,
     ) {
         let range = at.0..at.0 + blocks;
-        // Promised before the crash; when the promise cannot be kept the checkpoint says so.
-        let _promised = self.try_promise(&range, data, matches!(content, Content::Zero));
+        self.promise_again(&range, data, matches!(content, Content::Zero));
         self.insert(&range, &content, segment.seq());
     }
     fn replay_event(&self, seq: VdiSeq, what: What, ends_epoch: bool, segment: &Rc<Segment>) {
-        let _promised = self.try_promise_metadata(2);
+        self.promise_metadata_again(EVENT_BLOCKS);
         self.note_segment(self.0.batch.get(), segment.seq());
         self.note_event(seq, what, ends_epoch);
     }

@@ -31,21 +31,39 @@ impl Vdi {
     /// Promise room to the current batch, without waiting; false when there is not enough.
     pub(super) fn try_promise(&self, range: &Range<u64>, data: u64, zeros: bool) -> bool {
         let (need, leaves) = self.need(range, data, zeros);
-        if !self.0.shared.store.try_reserve(need) {
-            return false;
-        }
-        self.0.leaves.borrow_mut().extend(leaves);
-        self.0.reserved.set(self.0.reserved.get().plus(need));
-        true
-    }
-    /// Promise metadata blocks for the snapshot log.
-    pub(super) fn try_promise_metadata(&self, metadata: u64) -> bool {
-        let need = Need { data: 0, metadata };
-        let ok = self.0.shared.store.try_reserve(need);
+        let store = &self.0.shared.store;
+        let ok = if zeros { store.try_reserve_to_free(need) } else { store.try_reserve(need) };
         if ok {
-            self.0.reserved.set(self.0.reserved.get().plus(need));
+            self.promised(need, leaves);
         }
         ok
+    }
+    /// Promise metadata blocks for the snapshot log; `frees` when it is a removal.
+    pub(super) fn try_promise_metadata(&self, metadata: u64, frees: bool) -> bool {
+        let need = Need { data: 0, metadata };
+        let store = &self.0.shared.store;
+        let ok = if frees { store.try_reserve_to_free(need) } else { store.try_reserve(need) };
+        if ok {
+            self.promised(need, Vec::new());
+        }
+        ok
+    }
+    /// What was promised before a restart is promised again, room or not: without it a new write would get
+    /// the room that this one was acknowledged with.
+    pub(super) fn promise_again(&self, range: &Range<u64>, data: u64, zeros: bool) {
+        let (need, leaves) = self.need(range, data, zeros);
+        self.0.shared.store.reserve_again(need);
+        self.promised(need, leaves);
+    }
+    /// As [`Vdi::promise_again`] for the snapshot log.
+    pub(super) fn promise_metadata_again(&self, metadata: u64) {
+        let need = Need { data: 0, metadata };
+        self.0.shared.store.reserve_again(need);
+        self.promised(need, Vec::new());
+    }
+    fn promised(&self, need: Need, leaves: Vec<u64>) {
+        self.0.leaves.borrow_mut().extend(leaves);
+        self.0.reserved.set(self.0.reserved.get().plus(need));
     }
     /// Wait for checkpoints that may free space; the error of a full store when they freed nothing.
     pub(super) async fn wait_for_space(&self, tries: &mut u32) -> Result<()> {

@@ -9,7 +9,7 @@ use crate::tree::snapshots::Snapshot;
 use crate::units::{Epoch, VdiSeq};
 
 /// Metadata blocks a snapshot or label may cost in the snapshot log.
-const EVENT_BLOCKS: u64 = 2;
+pub(super) const EVENT_BLOCKS: u64 = 2;
 
 /// Something that happened to the snapshot list and is not in the snapshot log yet.
 #[derive(Clone, Debug)]
@@ -158,12 +158,13 @@ impl Vdi {
         let inner = &self.0;
         let shared = &inner.shared;
         let ends_epoch = matches!(body, Body::Snapshot { .. });
+        let frees = matches!(body, Body::RemoveSnapshot { .. });
         let mut record = self.record_for(body);
         let mut tries = 0;
         loop {
             let reservation = self.reserve_log(record.encoded_bytes(), 0).await?;
             valid()?;
-            if !self.try_promise_metadata(EVENT_BLOCKS) {
+            if !self.try_promise_metadata(EVENT_BLOCKS, frees) {
                 drop(reservation);
                 self.wait_for_space(&mut tries).await?;
                 continue;

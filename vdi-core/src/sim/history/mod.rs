@@ -5,7 +5,7 @@
 //! changes that were acknowledged before it must be there. A flush or an acknowledged snapshot sets it, and so
 //! does every change that is seen: what was acknowledged before that was issued comes before it in any order.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Range;
 use std::rc::Rc;
 
@@ -34,6 +34,9 @@ struct Change {
     durable: bool,
 }
 
+/// A change of more blocks is noted as a range.
+const NARROW_BLOCKS_MAX: u64 = 512;
+
 /// Names a change within its history.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct ChangeId(u32);
@@ -45,6 +48,8 @@ pub struct History {
     changes: Vec<Change>,
     /// Per block the changes that touch it, in order of issue, with a bit per sector.
     touched: BTreeMap<u64, SmallVec<[(u32, u8); 2]>>,
+    /// Zeroing of so many sectors that only the blocks somebody wrote are noted one by one.
+    wide: Vec<(u32, Range<u64>)>,
     /// What was acknowledged before this moment is certain.
     floor: Tick,
 }
@@ -63,20 +68,36 @@ pub enum Look {
 }
 
 impl History {
-    /// A change of `sectors` to `stamp` begins. Blocks outside `areas` are nobody's business.
-    pub fn begin(&mut self, stamp: Stamp, sectors: Range<u64>, areas: &[Range<u64>], now: Tick) -> ChangeId {
+    /// A change of `sectors` to `stamp` begins.
+    pub fn begin(&mut self, stamp: Stamp, sectors: Range<u64>, now: Tick) -> ChangeId {
         let id = u32::try_from(self.changes.len()).expect("a world is short");
         self.changes.push(Change { stamp, issued: now, ended: NEVER, done: false, durable: false });
         let blocks = sectors.start / SECTORS_PER_BLOCK..sectors.end.div_ceil(SECTORS_PER_BLOCK);
-        for area in areas {
-            for block in blocks.start.max(area.start)..blocks.end.min(area.end) {
-                let first = block * SECTORS_PER_BLOCK;
-                let within = |s: &u64| sectors.contains(&(first + s));
-                let mask = (0..SECTORS_PER_BLOCK).filter(within).fold(0u8, |m, s| m | 1 << s);
-                self.touched.entry(block).or_default().push((id, mask));
+        if blocks.end - blocks.start > NARROW_BLOCKS_MAX {
+            assert_eq!(stamp, ZEROS, "a write of that size");
+            for block in self.known().into_iter().filter(|b| blocks.contains(b)) {
+                self.touch(block, id, &sectors);
+            }
+            self.wide.push((id, sectors));
+        } else {
+            for block in blocks {
+                self.touch(block, id, &sectors);
             }
         }
         ChangeId(id)
+    }
+    fn touch(&mut self, block: u64, id: u32, sectors: &Range<u64>) {
+        let touching = self.touched.entry(block).or_insert_with(|| {
+            // What zeroed it before anybody knew of it may still be under way.
+            let before = self.wide.iter().map(|(id, range)| (*id, sectors_within(block, range)));
+            before.filter(|(_, mask)| *mask != 0).collect()
+        });
+        touching.push((id, sectors_within(block, sectors)));
+    }
+    /// Every block that anybody ever wrote or zeroed by itself, in order.
+    #[must_use]
+    pub fn known(&self) -> BTreeSet<u64> {
+        self.base.keys().chain(self.touched.keys()).copied().collect()
     }
     /// The change was acknowledged (`done`), perhaps as durable, or failed.
     pub fn end(&mut self, id: ChangeId, now: Tick, done: bool, durable: bool) {
@@ -115,11 +136,19 @@ impl History {
             bound = raised;
         }
     }
-    /// The history of a disk whose state is now known.
+    /// The history of a disk whose state is now known. Blocks in `known` stay known: what was there must not
+    /// come back.
     #[must_use]
-    pub fn settled(observed: &BTreeMap<u64, BlockStamps>) -> History {
-        let base = observed.iter().filter(|(_, s)| **s != [ZEROS; 8]).map(|(b, s)| (*b, *s)).collect();
-        History { base: Rc::new(base), ..History::default() }
+    pub fn settled(observed: &BTreeMap<u64, BlockStamps>, known: &BTreeSet<u64>) -> History {
+        let base = observed.iter().filter(|(b, s)| **s != [ZEROS; 8] || known.contains(b));
+        History { base: Rc::new(base.map(|(b, s)| (*b, *s)).collect()), ..History::default() }
+    }
+    /// What the disk held before it became this one must not come back either.
+    pub fn remember(&mut self, known: &BTreeSet<u64>) {
+        let base = Rc::make_mut(&mut self.base);
+        for block in known {
+            base.entry(*block).or_default();
+        }
     }
     fn check_block(
         &self,
@@ -226,4 +255,10 @@ impl History {
             if known { "lost or undone changes" } else { "not of this history" },
         ))
     }
+}
+
+/// A bit for each sector of `block` that lies in `sectors`.
+fn sectors_within(block: u64, sectors: &Range<u64>) -> u8 {
+    let first = block * SECTORS_PER_BLOCK;
+    (0..SECTORS_PER_BLOCK).filter(|s| sectors.contains(&(first + s))).fold(0, |mask, s| mask | 1 << s)
 }

@@ -2,11 +2,8 @@
 
 use super::*;
 
-#[expect(clippy::single_range_in_vec_init, reason = "one area is what is meant")]
-const AREA: [Range<u64>; 1] = [0..64];
-
 fn write(h: &mut History, stamp: Stamp, sectors: Range<u64>, issued: Tick, ended: Tick) {
-    let id = h.begin(stamp, sectors, &AREA, issued);
+    let id = h.begin(stamp, sectors, issued);
     if ended != NEVER {
         h.end(id, ended, true, false);
     }
@@ -83,7 +80,7 @@ fn zeros_may_come_from_a_discard_or_from_before() {
 fn a_snapshot_holds_what_was_acknowledged_before_it_and_perhaps_what_went_on() {
     let mut h = History::default();
     write(&mut h, 1, 0..8, 1, 2);
-    let open = h.begin(2, 8..16, &AREA, 3);
+    let open = h.begin(2, 8..16, 3);
     let frozen = h.freeze(4, 5);
     h.end(open, 6, true, false);
     write(&mut h, 3, 0..8, 7, 8);
@@ -107,7 +104,7 @@ fn a_live_read_sees_the_last_acknowledged_write() {
 #[test]
 fn a_live_read_may_miss_a_durable_write_that_ended_after_it_began() {
     let mut h = History::default();
-    let id = h.begin(1, 0..8, &AREA, 1);
+    let id = h.begin(1, 0..8, 1);
     h.end(id, 5, true, true);
     assert!(h.check(&seen(&[(0, [0; 8])]), 3, Look::Live).is_ok());
     assert!(h.check(&seen(&[(0, [0; 8])]), 6, Look::Live).is_err());
@@ -117,7 +114,7 @@ fn a_live_read_may_miss_a_durable_write_that_ended_after_it_began() {
 #[test]
 fn a_failed_write_may_be_there_but_never_over_a_later_one() {
     let mut h = History::default();
-    let failed = h.begin(1, 0..8, &AREA, 1);
+    let failed = h.begin(1, 0..8, 1);
     h.end(failed, 2, false, false);
     assert!(ok(&h, &[(0, [0; 8])], 9) && ok(&h, &[(0, [1; 8])], 9));
     write(&mut h, 2, 0..8, 3, 4);
@@ -127,7 +124,24 @@ fn a_failed_write_may_be_there_but_never_over_a_later_one() {
 
 #[test]
 fn a_settled_state_is_certain() {
-    let h = History::settled(&seen(&[(0, [1; 8]), (1, [0; 8])]));
+    let h = History::settled(&seen(&[(0, [1; 8]), (1, [0; 8]), (2, [0; 8])]), &BTreeSet::from([0, 1]));
+    assert_eq!(h.known(), BTreeSet::from([0, 1]), "a block that was written once is looked at again");
     assert!(ok(&h, &[(0, [1; 8]), (1, [0; 8])], 0));
     assert!(!ok(&h, &[(0, [0; 8])], 0));
+}
+
+#[test]
+fn a_wide_discard_counts_for_blocks_written_before_and_after_it_began() {
+    let mut h = History::default();
+    write(&mut h, 1, 0..8, 1, 2);
+    let wide = h.begin(ZEROS, 0..1 << 40, 3);
+    write(&mut h, 2, 8 << 20..(8 << 20) + 8, 4, 6);
+    h.end(wide, 5, true, false);
+    let at = 1 << 20;
+    assert!(!ok(&h, &[(0, [1; 8])], 6), "the discard was acknowledged before the flush");
+    assert!(ok(&h, &[(0, [0; 8]), (at, [2; 8])], 9));
+    assert!(ok(&h, &[(0, [0; 8]), (at, [0; 8])], 9), "the discard may have come after the write");
+    assert_eq!(h.known(), BTreeSet::from([0, at]));
+    write(&mut h, 3, 16 << 20..(16 << 20) + 8, 10, 11);
+    assert!(!ok(&h, &[(2 << 20, [0; 8])], 12), "the discard ended before this write began");
 }
