@@ -12,12 +12,17 @@ use crate::buffer::AlignedBuf;
 use crate::error::{Error, ErrorKind, Result};
 use crate::units::{BLOCK_BYTES, SECTOR_BYTES};
 
+/// `TMPFS_MAGIC` of `linux/magic.h`.
+const TMPFS_MAGIC: u64 = 0x0102_1994;
+
 /// An open file with what the back ends need to know of it.
 pub struct OpenFile {
     pub(super) file: File,
     pub(super) info: DeviceInfo,
     direct: bool,
     write: bool,
+    /// Transfers are copies by whoever submits them: there is no device to wait for.
+    pub(super) copies: bool,
 }
 
 impl OpenFile {
@@ -43,6 +48,8 @@ impl OpenFile {
             lock_range(&file, path, range, options.write, options.lock_wait_ms)?;
         }
         let align_bytes = align.unwrap_or(SECTOR_BYTES);
+        // A tmpfs takes O_DIRECT and ignores it.
+        let tmpfs = rustix::fs::fstatfs(&file).is_ok_and(|fs| fs.f_type as u64 == TMPFS_MAGIC);
         let info = DeviceInfo {
             name: path.to_owned(),
             len_bytes: end - end % align_bytes,
@@ -50,14 +57,15 @@ impl OpenFile {
             discard: options.write && (!block_device || block_device_discards(meta.rdev())),
             mode: if align.is_some() { "O_DIRECT" } else { "buffered" }.to_owned(),
         };
-        Ok(OpenFile { file, info, direct: align.is_some(), write: options.write })
+        let copies = tmpfs || align.is_none();
+        Ok(OpenFile { file, info, direct: align.is_some(), write: options.write, copies })
     }
     /// Any open file as a device of `len_bytes`, for what `open` would refuse.
     #[cfg(test)]
     pub(super) fn for_test(file: File, len_bytes: u64) -> OpenFile {
         let (name, mode) = ("test".to_owned(), "test".to_owned());
         let info = DeviceInfo { name, len_bytes, align_bytes: 512, discard: false, mode };
-        OpenFile { file, info, direct: false, write: true }
+        OpenFile { file, info, direct: false, write: true, copies: false }
     }
     /// Refuse what the device cannot do, before the kernel sees it.
     pub(super) fn check(&self, op: &Op) -> std::result::Result<(), i32> {

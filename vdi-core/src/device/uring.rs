@@ -27,6 +27,8 @@ use crate::executor::Token;
 const ENTRIES: usize = 256;
 /// Buffers per request at most (`IOV_MAX`); the rest goes in a next one.
 const IOVECS_MAX: usize = 1024;
+/// Where a transfer is a copy, one of this size is left to a thread of the kernel: the loop has guests to serve.
+const ASIDE_BYTES: u64 = 64 << 10;
 /// How often one transfer is tried again when the kernel says "interrupted" or "again".
 const RETRIES_MAX: u32 = 64;
 
@@ -42,6 +44,8 @@ struct State {
     ring: IoUring,
     running: Slab<Running>,
     waiting: VecDeque<(Op, Token)>,
+    /// See [`OpenFile`].
+    copies: bool,
     /// Refused without asking the kernel.
     refused: Vec<Completion>,
 }
@@ -66,7 +70,13 @@ impl UringDevice {
             Ok(ring) => {
                 open.info.mode = format!("io_uring, {}", open.info.mode);
                 let running = Slab::with_capacity(ENTRIES);
-                let state = State { ring, running, waiting: VecDeque::new(), refused: Vec::new() };
+                let state = State {
+                    ring,
+                    running,
+                    waiting: VecDeque::new(),
+                    copies: open.copies,
+                    refused: Vec::new(),
+                };
                 Ok(UringDevice { open, state: RefCell::new(state) })
             }
             Err(e) => Err((open, e)),
@@ -85,7 +95,11 @@ impl State {
     }
     /// Tell the kernel about what is left of an operation.
     fn push(&mut self, key: usize, fd: RawFd) {
-        let entry = self.running[key].entry(fd).user_data(key as u64);
+        let running = &mut self.running[key];
+        let mut entry = running.entry(fd).user_data(key as u64);
+        if self.copies && running.op.len_bytes >= ASIDE_BYTES {
+            entry = entry.flags(squeue::Flags::ASYNC);
+        }
         let mut queue = self.ring.submission();
         // SAFETY: the entry names the buffers and iovecs of running[key]. They stay valid and in place until the
         // completion removes it: `running` never reallocates, and Drop waits for it.

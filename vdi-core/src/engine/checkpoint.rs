@@ -88,6 +88,7 @@ impl Engine {
             turns.push(v.lock_turn().await);
         }
         let through = shared.log.newest();
+        shared.staging.taken();
         let cuts: Vec<_> = vdis.iter().map(|v| (v, v.cut(through))).collect();
         let mut prepared: Vec<(&Vdi, Prepared)> = Vec::new();
         let mut problem = None;

@@ -13,7 +13,7 @@ use super::content::{Content, Staged};
 use super::overlay::{Batch, EpochChanges};
 use super::snapshot::{Event, What};
 use super::{Vdi, root_of};
-use crate::buffer::{IoBuf, IoBufs};
+use crate::buffer::{AlignedBuf, IoBuf, IoBufs};
 use crate::error::Result;
 use crate::executor::{LocalFuture, join_all, yield_now};
 use crate::format::vdi_record::{Applied, VdiRecord};
@@ -28,6 +28,8 @@ const RUN_BLOCKS_MAX: u32 = (CHECKPOINT_WRITE_BYTES_MAX / BLOCK_SIZE) as u32;
 /// less than 200 us of work each.
 const ENTRIES_PER_SLICE: usize = 1024;
 const FORGOTTEN_PER_SLICE: usize = 256;
+/// Reads of log data on their way at once, for one run.
+const READS_MAX: usize = 32;
 const WRITES_MAX: usize = CHECKPOINT_INFLIGHT_BYTES_MAX / CHECKPOINT_WRITE_BYTES_MAX;
 
 /// What one checkpoint takes of a VDI.
@@ -184,20 +186,35 @@ impl Vdi {
     }
     async fn write_run(&self, run: Run, parts: Vec<Piece>) -> Result<()> {
         let mut bufs = IoBufs::new();
-        for p in parts {
-            let bytes = p.first as usize * BLOCK_SIZE..(p.first + p.blocks) as usize * BLOCK_SIZE;
-            bufs.push(match p.staged.memory() {
-                Some(memory) => IoBuf::Shared(memory, bytes),
-                None => {
-                    let log = &self.0.shared.log;
-                    let first = p.staged.first_block + p.first;
-                    let data = log.read_data(&p.staged.segment, first, p.blocks).await?;
-                    super::read::verify_all(&data, &p.staged.crcs[p.first as usize..], &self.name())?;
-                    IoBuf::Owned(data)
+        for some in parts.chunks(READS_MAX) {
+            let mut reads: Vec<LocalFuture<'_, Result<IoBuf>>> = Vec::new();
+            let at = bufs.len();
+            for p in some {
+                let bytes = p.first as usize * BLOCK_SIZE..(p.first + p.blocks) as usize * BLOCK_SIZE;
+                match p.staged.memory() {
+                    Some(memory) => bufs.push(IoBuf::Shared(memory, bytes)),
+                    None => {
+                        bufs.push(IoBuf::Owned(AlignedBuf::zeroed(0)));
+                        reads.push(Box::pin(self.read_piece(p)));
+                    }
                 }
-            });
+            }
+            if reads.is_empty() {
+                continue;
+            }
+            let mut reads = join_all(reads).await.into_iter();
+            for missing in bufs[at..].iter_mut().filter(|b| b.is_empty()) {
+                *missing = reads.next().expect("one read for each piece that is missing")?;
+            }
         }
         self.0.shared.store.write_blocks(run.start, bufs).await
+    }
+    /// Data that left memory, from the log.
+    async fn read_piece(&self, p: &Piece) -> Result<IoBuf> {
+        let first = p.staged.first_block + p.first;
+        let data = self.0.shared.log.read_data(&p.staged.segment, first, p.blocks).await?;
+        super::read::verify_all(&data, &p.staged.crcs[p.first as usize..], &self.name())?;
+        Ok(IoBuf::Owned(data))
     }
     /// Write the record that names what was prepared, to the slot not written last.
     pub async fn write_record(&self, prepared: &Prepared) -> Result<()> {

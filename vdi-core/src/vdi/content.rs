@@ -131,6 +131,8 @@ impl Placed {
 pub struct Staging {
     bytes: Rc<Cell<usize>>,
     bytes_max: usize,
+    /// Staged since the last checkpoint took what there was.
+    fresh_bytes: Cell<usize>,
     order: RefCell<VecDeque<Weak<Staged>>>,
 }
 
@@ -138,12 +140,22 @@ impl Staging {
     /// Keep at most about `bytes_max` bytes (one request more at times).
     #[must_use]
     pub fn new(bytes_max: usize) -> Staging {
-        Staging { bytes: Rc::default(), bytes_max, order: RefCell::default() }
+        Staging { bytes: Rc::default(), bytes_max, fresh_bytes: Cell::new(0), order: RefCell::default() }
     }
     /// Bytes in memory now.
     #[must_use]
     pub fn bytes(&self) -> usize {
         self.bytes.get()
+    }
+    /// True when so much is new that a checkpoint should take it: while that one writes, as much again has
+    /// room, and it finds all its data in memory.
+    #[must_use]
+    pub fn wants_checkpoint(&self) -> bool {
+        self.fresh_bytes.get() > self.bytes_max / 2
+    }
+    /// A checkpoint took what there is.
+    pub fn taken(&self) {
+        self.fresh_bytes.set(0);
     }
     /// Stage the data of a record just appended.
     pub fn keep(
@@ -155,6 +167,7 @@ impl Staging {
     ) -> Rc<Staged> {
         assert_eq!(memory.len(), crcs.len() * BLOCK_SIZE);
         self.bytes.set(self.bytes.get() + memory.len());
+        self.fresh_bytes.set(self.fresh_bytes.get() + memory.len());
         let gauge = Rc::clone(&self.bytes);
         let staged =
             Rc::new(Staged { segment, first_block, crcs, memory: RefCell::new(Some(memory)), gauge });

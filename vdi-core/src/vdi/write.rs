@@ -273,7 +273,7 @@ impl Vdi {
         let shared = &self.0.shared;
         shared.pressure.note_dirty();
         let log = shared.log.stats();
-        if log.used_bytes > log.ring_bytes / 2 {
+        if log.used_bytes > log.ring_bytes / 2 || shared.staging.wants_checkpoint() {
             shared.pressure.request();
         }
         let mut oldest = self.0.oldest.borrow_mut();
