@@ -56,6 +56,7 @@ fn once(place: &Place, log_size: &str, log_bytes: u64, seed: u64) -> io::Result<
         log_size: log_size.into(),
         vdi_bytes: span_bytes,
         pin: false,
+        late_checkpoints: true,
     })?;
     let mut model = Model::new(span_bytes, seed);
     let mut disk = Disk::connect_within(parallax.socket(), 1, MEMORY_BYTES, Duration::from_secs(10))?;

@@ -68,6 +68,7 @@ fn main() -> io::Result<()> {
                 log_size: "1G".into(),
                 vdi_bytes: span_bytes,
                 pin: true,
+                late_checkpoints: false,
             })?),
         });
     }

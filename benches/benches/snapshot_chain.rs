@@ -30,6 +30,7 @@ fn main() -> io::Result<()> {
         log_size: "1G".into(),
         vdi_bytes: SPAN_BYTES,
         pin: true,
+        late_checkpoints: false,
     })?;
     let plain = parallax.create("plain")?;
     let disks = [("none", plain.as_path(), None), ("1000", parallax.socket(), Some(VDI))];

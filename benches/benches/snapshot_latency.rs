@@ -40,6 +40,7 @@ fn main() -> io::Result<()> {
         log_size: "1G".into(),
         vdi_bytes: SPAN_BYTES,
         pin: false,
+        late_checkpoints: false,
     })?;
     let mut rounds = Rounds::default();
     for round in 0..number("PARALLAX_BENCH_ROUNDS", 5) {

@@ -26,6 +26,7 @@ fn main() -> io::Result<()> {
         log_size: "1G".into(),
         vdi_bytes: SPAN_BYTES,
         pin: false,
+        late_checkpoints: false,
     })?;
     for writes in [0, 1, 16, 256] {
         let mut each = Vec::new();

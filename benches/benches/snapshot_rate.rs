@@ -26,6 +26,7 @@ fn main() -> io::Result<()> {
         log_size: "1G".into(),
         vdi_bytes: SPAN_BYTES,
         pin: false,
+        late_checkpoints: false,
     })?;
     let (mut with, mut without, mut cost, mut taken) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
     for round in 0..number("PARALLAX_BENCH_ROUNDS", 10) {

@@ -51,6 +51,9 @@ pub struct Typed {
     /// For tests: complete requests in an order drawn from this seed
     #[arg(long, value_name = "SEED", hide = true)]
     pub test_reorder_completions: Option<u64>,
+    /// For tests: checkpoint only when the log is nearly full, or when asked
+    #[arg(long, hide = true)]
+    pub test_late_checkpoints: bool,
     /// Reserved for QEMU's back-end conventions
     #[arg(long, value_name = "PATH", hide = true)]
     pub socket_path: Option<PathBuf>,
@@ -108,6 +111,8 @@ pub struct Config {
     pub discard_log: bool,
     /// Complete requests in an order drawn from this seed.
     pub reorder_seed: Option<u64>,
+    /// For tests: no checkpoint before the log is nearly full.
+    pub late_checkpoints: bool,
 }
 
 /// Where the process runs: what defaults depend on.
@@ -161,6 +166,7 @@ impl Typed {
             attach: file.attach.iter().map(attachment).collect::<Result<_>>()?,
             discard_log: self.discard_log,
             reorder_seed: self.test_reorder_completions,
+            late_checkpoints: self.test_late_checkpoints,
         })
     }
 }

@@ -147,7 +147,11 @@ fn open_engine(config: &Config, executor: &Executor, clock: &Rc<dyn Clock>) -> R
         devices.run(async move { check_unused(&log, &shown, uuid).await })?;
     }
     let env = Env { executor: executor.clone(), clock: Rc::clone(clock), entropy: entropy()? };
-    let options = EngineOptions { discard_log: config.discard_log, ..EngineOptions::default() };
+    let options = EngineOptions {
+        discard_log: config.discard_log,
+        late_checkpoints: config.late_checkpoints,
+        ..EngineOptions::default()
+    };
     let engine = devices.run(async move { Engine::open(env, store, log, options).await })?;
     let status = engine.status();
     for warning in &status.warnings {

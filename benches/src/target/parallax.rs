@@ -28,6 +28,8 @@ pub struct Options {
     pub vdi_bytes: u64,
     /// Keep the daemon on a core of its own.
     pub pin: bool,
+    /// Let the log fill up before anything is checkpointed.
+    pub late_checkpoints: bool,
 }
 
 /// A daemon that serves one VDI.
@@ -52,7 +54,7 @@ impl Options {
 
     fn launch(&self) -> io::Result<Daemon> {
         let path = |p: PathBuf| p.display().to_string();
-        let words = [
+        let mut words = vec![
             path(binary("vhost-parallax")?),
             "--store".into(),
             path(self.store()),
@@ -63,6 +65,9 @@ impl Options {
             "--run-dir".into(),
             path(self.run_dir()),
         ];
+        if self.late_checkpoints {
+            words.push("--test-late-checkpoints".into());
+        }
         Daemon::start(&words, &self.dir.join("daemon.log"), self.pin)
     }
 

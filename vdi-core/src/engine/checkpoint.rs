@@ -41,7 +41,7 @@ impl Engine {
             if self.0.closing.get() || shared.pressure.take() {
                 return;
             }
-            if deadline.is_none() && shared.pressure.dirty.get() {
+            if deadline.is_none() && shared.pressure.dirty.get() && !self.0.options.late_checkpoints {
                 deadline = Some(executor.now_ns() + self.0.options.checkpoint_age_ns);
             }
             match deadline {

@@ -43,6 +43,7 @@ impl Engine {
             cache: NodeCache::new(store.clone(), options.cache_bytes),
             staging: Staging::new(options.staging_bytes),
             pressure: Pressure::default(),
+            late_checkpoints: options.late_checkpoints,
             out_of_line_bytes: options.out_of_line_bytes,
             placing: crate::vdi::placing::Placing::default(),
             placed_written: Cell::new(0),

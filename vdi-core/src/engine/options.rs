@@ -29,6 +29,8 @@ pub struct EngineOptions {
     pub out_of_line_bytes: usize,
     /// Oldest that something may be before it is checkpointed, ns.
     pub checkpoint_age_ns: u64,
+    /// For tests: no checkpoint before the log is nearly full, unless asked for.
+    pub late_checkpoints: bool,
     /// Give up a log that is missing or is not the store's, with all it holds.
     pub discard_log: bool,
 }
@@ -40,6 +42,7 @@ impl Default for EngineOptions {
             staging_bytes: 256 << 20,
             out_of_line_bytes: 64 << 10,
             checkpoint_age_ns: 10_000_000_000,
+            late_checkpoints: false,
             discard_log: false,
         }
     }

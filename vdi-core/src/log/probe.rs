@@ -1,7 +1,9 @@
 //! Reading segments from the ring: large sequential reads, and the look ahead behind a bad segment.
 
+use smallvec::smallvec;
+
 use super::ring::{Position, Ring};
-use crate::buffer::AlignedBuf;
+use crate::buffer::{AlignedBuf, IoBuf};
 use crate::device::DeviceHandle;
 use crate::error::Result;
 use crate::format::log_head::RING_OFFSET_BYTES;
@@ -9,9 +11,10 @@ use crate::format::segment::{VerifiedSegment, peek, verify_at};
 use crate::limits::SEGMENT_HEAD_BYTES_MAX;
 use crate::units::{BLOCK_BYTES, BLOCK_SIZE, Uuid};
 
-/// Read ahead while segments are small; a large one is skipped over and costs one head area.
-const WINDOW_BYTES: u64 = 1 << 20;
-const SMALL_SEGMENT_BYTES: u64 = WINDOW_BYTES / 2;
+/// Read ahead while segments are small, for a disk reads all of them sooner than their heads one by one; a large
+/// one is skipped over and costs one head area.
+const WINDOW_BYTES: u64 = 8 << 20;
+const SMALL_SEGMENT_BYTES: u64 = 512 << 10;
 const _: () = assert!(WINDOW_BYTES > SEGMENT_HEAD_BYTES_MAX as u64);
 
 /// A window on the ring.
@@ -37,8 +40,16 @@ impl Reader {
         if offset < self.window_offset || offset + SEGMENT_HEAD_BYTES_MAX as u64 > end {
             let ring_end = RING_OFFSET_BYTES + self.ring.bytes;
             let len = self.ahead_bytes.min(ring_end - offset);
-            self.window =
-                self.device.read(offset, usize::try_from(len).expect("a window fits memory")).await?;
+            let len = usize::try_from(len).expect("a window fits memory");
+            let mut window = std::mem::replace(&mut self.window, AlignedBuf::zeroed(0));
+            if window.len() != len {
+                window = AlignedBuf::zeroed(len);
+            }
+            let (result, bufs) = self.device.read_bufs(offset, smallvec![IoBuf::Owned(window)]).await;
+            result?;
+            if let Some(IoBuf::Owned(window)) = bufs.into_iter().next() {
+                self.window = window;
+            }
             self.window_offset = offset;
         }
         let within = usize::try_from(offset - self.window_offset).expect("within the window");

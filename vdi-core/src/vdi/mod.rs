@@ -70,6 +70,8 @@ pub struct Shared {
     pub staging: Staging,
     /// Asking for a checkpoint and hearing of its end.
     pub pressure: Pressure,
+    /// For tests: no checkpoint before the log is nearly full, unless asked for.
+    pub late_checkpoints: bool,
     /// Writes of at least this many bytes go straight to their final place.
     pub out_of_line_bytes: usize,
     /// Out-of-line writes on their way.

@@ -273,7 +273,11 @@ impl Vdi {
         let shared = &self.0.shared;
         shared.pressure.note_dirty();
         let log = shared.log.stats();
-        if log.used_bytes > log.ring_bytes / 2 || shared.staging.wants_checkpoint() {
+        let due = match shared.late_checkpoints {
+            false => log.used_bytes > log.ring_bytes / 2 || shared.staging.wants_checkpoint(),
+            true => log.used_bytes > log.ring_bytes / 16 * 15,
+        };
+        if due {
             shared.pressure.request();
         }
         let mut oldest = self.0.oldest.borrow_mut();
