@@ -155,3 +155,40 @@ fn attachments_and_data_outlive_kills_and_orderly_stops() {
     guest.reconnect(&socket, LIMIT).unwrap();
     assert_eq!(guest.read(8, 4096), [2; 4096]);
 }
+
+#[test]
+fn a_write_that_was_in_flight_does_not_come_back_over_a_later_one() {
+    let mut served = Served::started(&["--test-reorder-completions", "7"]);
+    let socket = served.attach_new("web", 64 << 20);
+    let shape = Shape { size: 64, data_bytes: BLOCK as u64, ..Shape::default() };
+    let mut guest = FrontEnd::start(&socket, shape).unwrap();
+    let mut overtaken = 0;
+    for round in 1..=KILLS {
+        // Two writes of each block side by side: the log has them in this order, whatever is answered first.
+        let mut second: BTreeMap<u16, u64> = BTreeMap::new();
+        let mut first = second.clone();
+        for (version, slots) in [(2 * round, &mut first), (2 * round + 1, &mut second)] {
+            for block in 0..16 {
+                let (queue, ram) = guest.queue(0);
+                slots.insert(queue.submit_write(ram, block * 8, &stamp(block, version)), block);
+            }
+        }
+        let (queue, ram) = guest.queue(0);
+        queue.kick();
+        let done = queue.wait(ram, 12, LIMIT);
+        served.daemon.kill();
+        let answered = |slot: &u16| done.iter().any(|d| d.slot == *slot);
+        let late: Vec<u64> = first.iter().filter(|(s, _)| !answered(s)).map(|(_, b)| *b).collect();
+        overtaken += second.iter().filter(|(s, b)| answered(s) && late.contains(b)).count();
+        served.daemon.start().unwrap();
+        guest.reconnect(&socket, LIMIT).unwrap();
+        let (queue, ram) = guest.queue(0);
+        let left = queue.in_flight().len();
+        assert!(queue.wait(ram, left, LIMIT).iter().all(|d| d.status == 0));
+        for block in 0..16 {
+            let newest = guest.read(block * 8, BLOCK) == stamp(block, 2 * round + 1);
+            assert!(newest, "block {block} in round {round} went back to the first write");
+        }
+    }
+    assert!(overtaken > 0, "some second write was answered before the first");
+}

@@ -50,6 +50,9 @@ pub const LOG_BYTES_DEFAULT: u64 = 1 << 30;
 pub const REQUEST_BYTES_MAX: usize = 4 << 20;
 /// Epochs of one VDI that are not checkpointed yet.
 pub const OPEN_EPOCHS_MAX: u64 = 1024;
+/// Log records of one VDI whose guest requests a restarted daemon remembers: all that can be in flight, on 64
+/// queues of 1,024 requests.
+pub const LOGGED_REQUESTS_MAX: usize = 64 << 10;
 /// Versions in one VDI's overlay: about 100 bytes each.
 pub const OVERLAY_VERSIONS_MAX: usize = 1 << 20;
 /// Largest single device write of a checkpoint, bytes.

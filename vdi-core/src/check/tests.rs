@@ -19,7 +19,7 @@ use crate::format::host::HostLog;
 use crate::format::log_head::{SLOT_BYTES, SLOTS, slot_offset_bytes};
 use crate::format::superblock::COPIES;
 use crate::format::vdi_record::{self, VdiRecord};
-use crate::log::{Body, Log, Record, VdiGeneration};
+use crate::log::{Body, Log, Origin, Record, VdiGeneration};
 use crate::store::{CreateOptions, ExtentKind, Store};
 use crate::tree::snapshots::{Snapshot, SnapshotLog, SnapshotRecord};
 use crate::tree::{Change, NodeCache, Root, To, apply};
@@ -461,7 +461,8 @@ fn blocks_that_a_live_log_record_names_are_claimed_not_leaked() {
                 crcs: (0..run.blocks).collect(),
             };
             let (vdi, seq) = (VdiId(1), VdiSeq(1));
-            let record = Record { vdi, seq, lease_epoch: 1, epoch: Epoch(3), body };
+            let record =
+                Record { vdi, seq, lease_epoch: 1, epoch: Epoch(3), origin: Origin::default(), body };
             let reservation = log.reserve(record.encoded_bytes(), 0).await.unwrap();
             log.append(reservation, &record, smallvec![]).unwrap();
             log.flush().await.unwrap();

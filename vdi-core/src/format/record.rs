@@ -4,7 +4,7 @@
 //! | offset | size | unit | field |
 //! |---|---|---|---|
 //! | 0 | 2 | | kind: 1 write, 2 write out, 3 discard, 4 write zeroes, 5 snapshot, 6 label, 7 remove snapshot |
-//! | 2 | 2 | | reserved, zero |
+//! | 2 | 2 | | which of the records of its guest request it is, from 0 |
 //! | 4 | 4 | bytes | length of the record, this prefix included |
 //! | 8 | 16 | | VDI |
 //! | 24 | 8 | | the VDI's own sequence number |
@@ -14,7 +14,8 @@
 //! | 56 | 8 | | second word: blocks (1-4), size in bytes (5), zero (6, 7) |
 //! | 64 | 4 | | third word: first data block in the segment (1), runs (2), bytes of label (5, 6), else zero |
 //! | 68 | 4 | | reserved, zero |
-//! | 72 | 16 each | | runs (2): block address 8, blocks 4, reserved 4 |
+//! | 72 | 8 | | the guest request it comes from; 0 when none is known |
+//! | 80 | 16 each | | runs (2): block address 8, blocks 4, reserved 4 |
 //! | then | 4 each | | CRC-32C of each block (1, 2) |
 //! | then | 1 each | | label, UTF-8 (5, 6) |
 //! | then | to 8 | | padding, zero |
@@ -38,8 +39,20 @@ pub struct Record {
     pub lease_epoch: u64,
     /// The VDI's epoch it belongs to.
     pub epoch: Epoch,
+    /// Where it comes from.
+    pub origin: Origin,
     /// What happened.
     pub body: Body,
+}
+
+/// The guest request behind a record: a request that is offered again after a restart, and whose records are in
+/// the log already, is not executed again.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Origin {
+    /// Names the request, among all of its VDI that the log may hold; 0 when nothing can offer it again.
+    pub request: u64,
+    /// Which of its records.
+    pub part: u16,
 }
 
 /// CRC-32C of each block, in order.
@@ -107,7 +120,7 @@ pub enum Body {
 #[repr(C)]
 struct Prefix {
     kind: U16,
-    reserved_a: U16,
+    part: U16,
     length: U32,
     vdi: U128,
     seq: U64,
@@ -116,7 +129,8 @@ struct Prefix {
     first: U64,
     second: U64,
     third: U32,
-    reserved_b: U32,
+    reserved: U32,
+    request: U64,
 }
 
 #[derive(Clone, Copy, FromBytes, IntoBytes, KnownLayout, Immutable, Unaligned)]
@@ -127,7 +141,7 @@ struct DiskRun {
     reserved: U32,
 }
 
-const PREFIX_BYTES: usize = 72;
+const PREFIX_BYTES: usize = 80;
 const RUN_BYTES: usize = 16;
 const _: () = assert!(size_of::<Prefix>() == PREFIX_BYTES && size_of::<DiskRun>() == RUN_BYTES);
 
@@ -185,7 +199,7 @@ impl Record {
         let (kind, first, second, third) = self.body.words(first_block);
         let prefix = Prefix {
             kind: U16::new(kind),
-            reserved_a: U16::ZERO,
+            part: U16::new(self.origin.part),
             length: U32::new(u32::try_from(self.encoded_bytes()).expect("a record fits a segment")),
             vdi: U128::new(self.vdi.0),
             seq: U64::new(self.seq.0),
@@ -194,7 +208,8 @@ impl Record {
             first: U64::new(first),
             second: U64::new(second),
             third: U32::new(third),
-            reserved_b: U32::ZERO,
+            reserved: U32::ZERO,
+            request: U64::new(self.origin.request),
         };
         out.extend_from_slice(prefix.as_bytes());
         match &self.body {
@@ -232,6 +247,7 @@ impl Record {
             seq: VdiSeq(prefix.seq.get()),
             lease_epoch: prefix.lease_epoch.get(),
             epoch: Epoch(prefix.epoch.get()),
+            origin: Origin { request: prefix.request.get(), part: prefix.part.get() },
             body,
         };
         // Encoding is canonical: one check for lengths, reserved fields, padding and data position.
@@ -342,6 +358,7 @@ mod tests {
             seq: VdiSeq(1 + i as u64),
             lease_epoch: 7,
             epoch: Epoch(4),
+            origin: Origin { request: 0x0203_0405_0607_0809, part: 3 },
             body,
         };
         bodies.into_iter().enumerate().map(record).collect()
@@ -366,9 +383,10 @@ mod tests {
         let mut bytes = Vec::new();
         one_of_each()[0].encode_into(17, &mut bytes);
         let golden: &[u8] = &[
-            1, 0, 0, 0, 80, 0, 0, 0, 0xcd, 0xab, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1, 0, 0, 0, 0, 0,
+            1, 0, 3, 0, 88, 0, 0, 0, 0xcd, 0xab, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1, 0, 0, 0, 0, 0,
             0, 0, 7, 0, 0, 0, 0, 0, 0, 0, 4, 0, 0, 0, 0, 0, 0, 0, 5, 0, 0, 0, 0, 0, 0, 0, 2, 0, 0, 0, 0, 0,
-            0, 0, 17, 0, 0, 0, 0, 0, 0, 0, 0x22, 0x22, 0x11, 0x11, 0x44, 0x44, 0x33, 0x33,
+            0, 0, 17, 0, 0, 0, 0, 0, 0, 0, 9, 8, 7, 6, 5, 4, 3, 2, 0x22, 0x22, 0x11, 0x11, 0x44, 0x44, 0x33,
+            0x33,
         ];
         assert_eq!(bytes, golden);
     }
@@ -386,7 +404,7 @@ mod tests {
                 bytes[bit / 8] ^= 1 << (bit % 8);
             }
         }
-        let unknown = [&[99u8, 0, 0, 0, 72, 0, 0, 0][..], &[0; 64]].concat();
+        let unknown = [&[99u8, 0, 0, 0, 80, 0, 0, 0][..], &[0; 72]].concat();
         assert_eq!(Record::decode(&unknown, 0).unwrap_err().kind(), ErrorKind::Unsupported);
     }
 }

@@ -58,7 +58,7 @@ use crate::format::log_head::LogHead;
 use crate::units::{BLOCK_SIZE, Incarnation, SegmentSeq, Uuid};
 
 pub use crate::format::log_head::VdiGeneration;
-pub use crate::format::record::{Body, Crcs, Record, Runs};
+pub use crate::format::record::{Body, Crcs, Origin, Record, Runs};
 pub use append::Appended;
 pub use reserve::Reservation;
 pub use scan::{Finding, Scan, ScannedSegment};

@@ -15,6 +15,7 @@ mod block_lock;
 pub mod checkpoint;
 pub mod content;
 mod flush;
+mod origin;
 pub mod overlay;
 pub mod placing;
 mod read;
@@ -42,6 +43,7 @@ use block_lock::BlockLocks;
 use content::Staging;
 use overlay::Overlay;
 
+pub use origin::Parts;
 pub(crate) use resize::check_size;
 pub use snapshot::SnapshotInfo;
 
@@ -157,6 +159,8 @@ struct Inner {
     leaves: RefCell<BTreeSet<u64>>,
     /// Oldest segment that holds records of this VDI not in the tree: (batch, segment) each.
     oldest: RefCell<Vec<(u64, SegmentSeq)>>,
+    /// Guest requests whose records were in the log at the start.
+    logged: RefCell<origin::Logged>,
     /// Requests being executed.
     active: Cell<usize>,
     idle: Signal,
@@ -198,6 +202,7 @@ impl Vdi {
             reserved: Cell::default(),
             leaves: RefCell::default(),
             oldest: RefCell::default(),
+            logged: RefCell::default(),
             active: Cell::new(0),
             idle: Signal::default(),
         }))

@@ -18,6 +18,7 @@ impl Vdi {
     /// A gap in the VDI's own sequence, or a lease epoch that moved on: the caller holds the VDI.
     pub fn replay(&self, record: &Record, segment: &Rc<Segment>, first_block: u32) -> Result<()> {
         let inner = &self.0;
+        inner.logged.borrow_mut().note(record.origin);
         if record.seq <= inner.seq.get() {
             return Ok(());
         }

@@ -8,10 +8,10 @@ use smallvec::smallvec;
 
 use super::content::{Content, Placed};
 use super::read::crcs_of;
-use super::{Ack, Vdi, blocks_of};
+use super::{Ack, Parts, Vdi, blocks_of};
 use crate::buffer::{AlignedBuf, GuestBufs, IoBuf};
 use crate::error::Result;
-use crate::log::{Appended, Body, Record};
+use crate::log::{Appended, Body, Origin, Record};
 use crate::store::{ExtentKind, Need, Run};
 use crate::units::{BLOCK_BYTES, BLOCK_SIZE, SECTOR_BYTES, SegmentSeq, VdiSeq, VirtualBlock};
 
@@ -21,8 +21,20 @@ const PIECE_BLOCKS: u64 = 256;
 const PLACED_RUNS_MAX: usize = 64;
 
 impl Vdi {
-    /// Write `bufs` at `sector`.
+    /// [`Vdi::write_for`] no request in particular.
     pub async fn write(&self, sector: u64, bufs: &GuestBufs, ack: Ack) -> Result<()> {
+        self.write_for(&Parts::default(), sector, bufs, ack).await
+    }
+    /// [`Vdi::write_zeroes_for`] no request in particular.
+    pub async fn write_zeroes(&self, sector: u64, sectors: u64, unmap: bool, ack: Ack) -> Result<()> {
+        self.write_zeroes_for(&Parts::default(), sector, sectors, unmap, ack).await
+    }
+    /// [`Vdi::discard_for`] no request in particular.
+    pub async fn discard(&self, sector: u64, sectors: u64, ack: Ack) -> Result<()> {
+        self.discard_for(&Parts::default(), sector, sectors, ack).await
+    }
+    /// Write `bufs` at `sector`, for the request that `parts` numbers the records of.
+    pub async fn write_for(&self, parts: &Parts, sector: u64, bufs: &GuestBufs, ack: Ack) -> Result<()> {
         let start = self.check_range(sector, bufs.len() as u64)?;
         if bufs.is_empty() {
             return Ok(());
@@ -33,14 +45,23 @@ impl Vdi {
         let mut through = SegmentSeq(0);
         while at < end {
             let stop = end.min((at / BLOCK_BYTES + PIECE_BLOCKS) * BLOCK_BYTES);
-            let part = bufs.range((at - start) as usize..(stop - start) as usize);
-            through = through.max(self.write_piece(at, &part).await?);
+            if !parts.skip() {
+                let piece = bufs.range((at - start) as usize..(stop - start) as usize);
+                through = through.max(self.write_piece(at, &piece, parts).await?);
+            }
             at = stop;
         }
         self.acknowledge(through, ack).await
     }
     /// Make a range read as zeros. Whole blocks leave the tree; `_unmap` makes no difference on a thin disk.
-    pub async fn write_zeroes(&self, sector: u64, sectors: u64, _unmap: bool, ack: Ack) -> Result<()> {
+    pub async fn write_zeroes_for(
+        &self,
+        parts: &Parts,
+        sector: u64,
+        sectors: u64,
+        _unmap: bool,
+        ack: Ack,
+    ) -> Result<()> {
         let bytes = sectors.saturating_mul(SECTOR_BYTES);
         let start = self.check_range(sector, bytes)?;
         if sectors == 0 {
@@ -49,32 +70,31 @@ impl Vdi {
         let _active = self.enter();
         let end = start + bytes;
         let whole = start.div_ceil(BLOCK_BYTES) * BLOCK_BYTES..end / BLOCK_BYTES * BLOCK_BYTES;
+        let has_whole = whole.start < whole.end;
+        let edges = if has_whole { [start..whole.start, whole.end..end] } else { split_at_block(start, end) };
         let mut through = SegmentSeq(0);
-        if whole.start >= whole.end {
-            for part in split_at_block(start, end).into_iter().filter(|p| !p.is_empty()) {
-                through = through.max(self.write_zero_part(part).await?);
-            }
-            return self.acknowledge(through, ack).await;
-        }
-        for part in [start..whole.start, whole.end..end] {
-            if !part.is_empty() {
-                through = through.max(self.write_zero_part(part).await?);
+        for edge in edges.into_iter().filter(|e| !e.is_empty()) {
+            if !parts.skip() {
+                let zeros = crate::buffer::HostMemory::slice((edge.end - edge.start) as usize);
+                through = through.max(self.write_piece(edge.start, &zeros.into(), parts).await?);
             }
         }
-        let blocks = whole.start / BLOCK_BYTES..whole.end / BLOCK_BYTES;
-        through = through.max(self.append_zeros(blocks, true).await?);
+        if has_whole && !parts.skip() {
+            let blocks = whole.start / BLOCK_BYTES..whole.end / BLOCK_BYTES;
+            through = through.max(self.append_zeros(blocks, true, parts).await?);
+        }
         self.acknowledge(through, ack).await
     }
     /// The range is no longer needed: its whole blocks read as zeros, partial ones stay.
-    pub async fn discard(&self, sector: u64, sectors: u64, ack: Ack) -> Result<()> {
+    pub async fn discard_for(&self, parts: &Parts, sector: u64, sectors: u64, ack: Ack) -> Result<()> {
         let bytes = sectors.saturating_mul(SECTOR_BYTES);
         let start = self.check_range(sector, bytes)?;
         let blocks = start.div_ceil(BLOCK_BYTES)..(start + bytes) / BLOCK_BYTES;
-        if blocks.start >= blocks.end {
-            return Ok(());
+        if blocks.start >= blocks.end || parts.skip() {
+            return self.acknowledge(SegmentSeq(0), ack).await;
         }
         let _active = self.enter();
-        let through = self.append_zeros(blocks, false).await?;
+        let through = self.append_zeros(blocks, false, parts).await?;
         self.acknowledge(through, ack).await
     }
     async fn acknowledge(&self, through: SegmentSeq, ack: Ack) -> Result<()> {
@@ -83,12 +103,8 @@ impl Vdi {
             Ack::WriteThrough => self.0.shared.log.flush().await,
         }
     }
-    async fn write_zero_part(&self, bytes: Range<u64>) -> Result<SegmentSeq> {
-        let zeros = crate::buffer::HostMemory::slice((bytes.end - bytes.start) as usize);
-        self.write_piece(bytes.start, &zeros.into()).await
-    }
     /// Write at most [`PIECE_BLOCKS`] blocks; returns the segment that holds the record.
-    async fn write_piece(&self, start: u64, bufs: &GuestBufs) -> Result<SegmentSeq> {
+    async fn write_piece(&self, start: u64, bufs: &GuestBufs, parts: &Parts) -> Result<SegmentSeq> {
         let blocks = blocks_of(start, bufs.len() as u64);
         let count = blocks.end - blocks.start;
         let skip = (start - blocks.start * BLOCK_BYTES) as usize;
@@ -109,8 +125,8 @@ impl Vdi {
         let placing = if out_of_line { self.0.shared.placing.start() } else { None };
         let placed = if placing.is_some() { self.place(&data).await? } else { None };
         let seq = match placed {
-            Some(runs) => self.append_placed(blocks, runs, &data).await?,
-            None => self.append_inline(blocks, data, guard.is_some()).await?,
+            Some(runs) => self.append_placed(blocks, runs, &data, parts).await?,
+            None => self.append_inline(blocks, data, guard.is_some(), parts).await?,
         };
         drop((guard, placing));
         Ok(seq)
@@ -131,12 +147,12 @@ impl Vdi {
         blocks: Range<u64>,
         data: Rc<AlignedBuf>,
         locked: bool,
+        parts: &Parts,
     ) -> Result<SegmentSeq> {
         let crcs = crcs_of(&data);
         let at = VirtualBlock(blocks.start);
         let body = Body::Write { at, crcs: crcs.clone() };
-        let count = crcs.len() as u64;
-        let appended = self.append(body, &blocks, count, Some(&data), locked).await?;
+        let appended = self.append(body, &blocks, Some(&data), locked, parts).await?;
         let staging = &self.0.shared.staging;
         let staged = staging.keep(Rc::clone(&appended.segment), appended.first_block, crcs, data);
         self.insert(&blocks, &Content::Staged(staged, 0), appended.segment.seq());
@@ -189,12 +205,13 @@ impl Vdi {
         blocks: Range<u64>,
         runs: Vec<Run>,
         data: &AlignedBuf,
+        parts: &Parts,
     ) -> Result<SegmentSeq> {
         let crcs = crcs_of(data);
         let at = VirtualBlock(blocks.start);
         let named = runs.iter().map(|r| (r.start, r.blocks)).collect();
         let body = Body::WriteOut { at, runs: named, crcs: crcs.clone() };
-        match self.append(body, &blocks, 0, None, false).await {
+        match self.append(body, &blocks, None, false, parts).await {
             Ok(appended) => {
                 let content = Content::placed(Rc::new(Placed { runs, crcs: crcs.to_vec() }));
                 self.insert(&blocks, &content, appended.segment.seq());
@@ -206,14 +223,14 @@ impl Vdi {
             }
         }
     }
-    async fn append_zeros(&self, blocks: Range<u64>, explicit: bool) -> Result<SegmentSeq> {
+    async fn append_zeros(&self, blocks: Range<u64>, explicit: bool, parts: &Parts) -> Result<SegmentSeq> {
         let (at, count) = (VirtualBlock(blocks.start), blocks.end - blocks.start);
         let body = match explicit {
             true => Body::WriteZeroes { at, blocks: count },
             false => Body::Discard { at, blocks: count },
         };
         self.wait_for_overlay().await;
-        let appended = self.append(body, &blocks, 0, None, false).await?;
+        let appended = self.append(body, &blocks, None, false, parts).await?;
         self.insert(&blocks, &Content::Zero, appended.segment.seq());
         Ok(appended.segment.seq())
     }
@@ -223,11 +240,12 @@ impl Vdi {
         &self,
         body: Body,
         blocks: &Range<u64>,
-        data_blocks: u64,
         data: Option<&Rc<AlignedBuf>>,
         locked: bool,
+        parts: &Parts,
     ) -> Result<Appended> {
         let shared = &self.0.shared;
+        let data_blocks = u64::from(body.inline_blocks());
         let zeros = matches!(body, Body::Discard { .. } | Body::WriteZeroes { .. });
         let mut record = self.record_for(body);
         let mut tries = 0;
@@ -246,6 +264,7 @@ impl Vdi {
             }
             record.seq = VdiSeq(self.0.seq.get().0 + 1);
             record.epoch = self.0.epoch.get();
+            record.origin = parts.next();
             let data = data.map(Rc::clone).into_iter().collect();
             let appended = shared.log.append(reservation, &record, data)?;
             self.0.seq.set(record.seq);
@@ -255,7 +274,14 @@ impl Vdi {
     /// A record of this VDI; number and epoch are set when it is appended.
     pub(super) fn record_for(&self, body: Body) -> Record {
         let lease_epoch = self.0.record.get().lease_epoch;
-        Record { vdi: self.0.id, seq: VdiSeq(0), lease_epoch, epoch: self.0.epoch.get(), body }
+        Record {
+            vdi: self.0.id,
+            seq: VdiSeq(0),
+            lease_epoch,
+            epoch: self.0.epoch.get(),
+            origin: Origin::default(),
+            body,
+        }
     }
     /// Show what was just appended. No await may lie between the append and this.
     pub(super) fn insert(&self, blocks: &Range<u64>, content: &Content, segment: SegmentSeq) {

@@ -5,29 +5,29 @@ use std::ops::Range;
 use vdi_core::buffer::GuestBufs;
 use vdi_core::limits::REQUEST_BYTES_MAX;
 use vdi_core::units::SECTOR_BYTES;
-use vdi_core::vdi::{Ack, Vdi};
+use vdi_core::vdi::{Ack, Parts, Vdi};
 use vdi_core::{ErrorKind, Result};
 
 use crate::vhost::{Operation, Status};
 
 /// Execute `operation`; a failure is logged and becomes the guest's I/O error.
-pub(super) async fn execute(vdi: &Vdi, operation: Operation, durable: bool) -> Status {
+pub(super) async fn execute(vdi: &Vdi, operation: Operation, durable: bool, parts: &Parts) -> Status {
     let ack = if durable { Ack::WriteThrough } else { Ack::WriteBack };
     let result = match operation {
         Operation::Read { sector, bufs } => read(vdi, sector, &bufs).await,
-        Operation::Write { sector, bufs } => write(vdi, sector, &bufs, ack).await,
+        Operation::Write { sector, bufs } => write(vdi, sector, &bufs, ack, parts).await,
         Operation::Flush => vdi.flush().await,
         Operation::Discard(ranges) => {
             let mut done = Ok(());
             for r in ranges {
-                done = done.and(vdi.discard(r.sector, r.sectors, ack).await);
+                done = done.and(vdi.discard_for(parts, r.sector, r.sectors, ack).await);
             }
             done
         }
         Operation::WriteZeroes(ranges) => {
             let mut done = Ok(());
             for r in ranges {
-                done = done.and(vdi.write_zeroes(r.sector, r.sectors, r.unmap, ack).await);
+                done = done.and(vdi.write_zeroes_for(parts, r.sector, r.sectors, r.unmap, ack).await);
             }
             done
         }
@@ -60,13 +60,13 @@ async fn read(vdi: &Vdi, sector: u64, bufs: &GuestBufs) -> Result<()> {
     Ok(())
 }
 
-async fn write(vdi: &Vdi, sector: u64, bufs: &GuestBufs, ack: Ack) -> Result<()> {
+async fn write(vdi: &Vdi, sector: u64, bufs: &GuestBufs, ack: Ack, parts: &Parts) -> Result<()> {
     if bufs.len() <= REQUEST_BYTES_MAX {
-        return vdi.write(sector, bufs, ack).await;
+        return vdi.write_for(parts, sector, bufs, ack).await;
     }
     for piece in pieces(bufs.len()) {
         let at = sector + piece.start as u64 / SECTOR_BYTES;
-        vdi.write(at, &bufs.range(piece), ack).await?;
+        vdi.write_for(parts, at, &bufs.range(piece), ack).await?;
     }
     Ok(())
 }

@@ -199,8 +199,9 @@ impl Rings {
 fn begin(world: &Rc<World>, ring: usize, disk: &Rc<Disk>, request: Request) {
     let (shared, disk) = (Rc::clone(world), Rc::clone(disk));
     world.executor.spawn(async move {
-        let Request { operation, durable, reply } = request;
-        let status = execute(&disk.vdi, operation, durable).await;
+        let Request { name, operation, durable, reply } = request;
+        let parts = disk.vdi.parts(name.request, name.again);
+        let status = execute(&disk.vdi, operation, durable, &parts).await;
         shared.finished.borrow_mut().push(Finished { ring, reply, status });
     });
 }

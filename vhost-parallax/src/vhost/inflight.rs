@@ -17,12 +17,13 @@
 //! | 16 + 16 n + 8 | 8 | state n: counter, the order of arrival |
 //!
 //! Behind the last queue lie 64 bytes of our own: the write-cache mode, which the front end does not
-//! repeat when it reconnects.
+//! repeat when it reconnects, and a random number, from which requests have names that no other area's have.
 //!
 //! The front end can write to all of it at any time: everything read is checked, and it is read only
 //! when a ring starts.
 
 use std::fs::File;
+use std::io::Read;
 use std::os::fd::AsFd;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -49,6 +50,9 @@ const COUNTER_WITHIN: usize = 8;
 const TRAILER_BYTES: usize = 64;
 const TRAILER_MAGIC: u64 = u64::from_le_bytes(*b"PLXCACHE");
 const WRITE_THROUGH_WITHIN: usize = 8;
+const NAMES_WITHIN: usize = 16;
+/// The counters of a queue stay below this.
+const COUNTER_BITS: u32 = 48;
 
 fn refused(message: String) -> Error {
     Error::new(
@@ -87,6 +91,10 @@ impl InflightArea {
         for queue in 0..queues {
             area.write(queue as usize * stride_bytes(queue_size) + STATES_AT, queue_size);
         }
+        let mut names = [0; 8];
+        let random = File::open("/dev/urandom").and_then(|mut f| f.read_exact(&mut names));
+        random.map_err(|e| Error::io("/dev/urandom", e.raw_os_error().unwrap_or(libc::EIO)))?;
+        area.write(area.trailer_at() + NAMES_WITHIN, u64::from_le_bytes(names));
         area.write(area.trailer_at(), TRAILER_MAGIC);
         Ok(area)
     }
@@ -131,6 +139,7 @@ impl InflightArea {
     pub fn queue(self: &Arc<InflightArea>, index: u16) -> Option<InflightQueue> {
         (index < self.queues).then(|| InflightQueue {
             base: index as usize * stride_bytes(self.queue_size),
+            names: self.names().map(|names| names.wrapping_add(u64::from(index) << COUNTER_BITS)),
             area: Arc::clone(self),
             counter: 0,
         })
@@ -145,10 +154,14 @@ impl InflightArea {
     #[must_use]
     pub fn write_back(&self) -> Option<bool> {
         let at = self.trailer_at();
-        if self.map.size() < at + TRAILER_BYTES || self.read::<u64>(at) != TRAILER_MAGIC {
-            return None;
-        }
-        Some(self.read::<u8>(at + WRITE_THROUGH_WITHIN) == 0)
+        self.is_ours().then(|| self.read::<u8>(at + WRITE_THROUGH_WITHIN) == 0)
+    }
+    fn is_ours(&self) -> bool {
+        let at = self.trailer_at();
+        self.map.size() >= at + TRAILER_BYTES && self.read::<u64>(at) == TRAILER_MAGIC
+    }
+    fn names(&self) -> Option<u64> {
+        self.is_ours().then(|| self.read::<u64>(self.trailer_at() + NAMES_WITHIN))
     }
     /// Remember the write-cache mode, if there is room.
     pub fn set_write_back(&self, write_back: bool) {
@@ -191,7 +204,18 @@ fn check_shape(queues: u16, queue_size: u16) -> Result<()> {
 pub struct InflightQueue {
     area: Arc<InflightArea>,
     base: usize,
+    /// Added to a counter, the name of a request; none when the area is not ours.
+    names: Option<u64>,
     counter: u64,
+}
+
+/// A descriptor in flight.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Taken {
+    /// Its index.
+    pub head: u16,
+    /// Names the request among all of its disk; 0 when this area gives no names.
+    pub request: u64,
 }
 
 impl InflightQueue {
@@ -216,7 +240,7 @@ impl InflightQueue {
     }
     /// Put this part in order for a ring whose used index is `used_index`: none when it is fresh,
     /// else the descriptors to take up again, in order of arrival.
-    pub fn recover(&mut self, used_index: u16) -> Result<Option<Vec<u16>>> {
+    pub fn recover(&mut self, used_index: u16) -> Result<Option<Vec<Taken>>> {
         let version: u16 = self.area.read(self.base + VERSION_AT);
         let states: u16 = self.area.read(self.base + STATES_AT);
         if version == 0 {
@@ -232,15 +256,18 @@ impl InflightQueue {
         let mut taken: Vec<(u64, u16)> = Vec::new();
         for head in 0..self.len() {
             let at = self.state_at(head);
+            // Of those that have ended too: a counter, and with it a name, is used once in an area's life.
+            let counter = self.area.read::<u64>(at + COUNTER_WITHIN) & ((1 << COUNTER_BITS) - 1);
+            self.counter = self.counter.max(counter + 1);
             match self.area.read::<u8>(at) {
                 0 => {}
-                1 => taken.push((self.area.read(at + COUNTER_WITHIN), head)),
+                1 => taken.push((counter, head)),
                 other => return Err(refused(format!("in-flight state {other} of descriptor {head}"))),
             }
         }
         taken.sort_unstable();
-        self.counter = taken.last().map_or(0, |(counter, _)| counter.wrapping_add(1));
-        Ok(Some(taken.into_iter().map(|(_, head)| head).collect()))
+        let named = taken.into_iter().map(|(counter, head)| Taken { head, request: self.name(counter) });
+        Ok(Some(named.collect()))
     }
     /// The used ring moved on and we did not live to note it: those descriptors are finished.
     fn finish_last_batch(&mut self, used_index: u16) -> Result<()> {
@@ -263,12 +290,16 @@ impl InflightQueue {
         self.area.write(self.base + USED_INDEX_AT, used_index);
         Ok(())
     }
-    /// Descriptor `head` was taken from the available ring.
-    pub fn taken(&mut self, head: u16) {
-        let at = self.state_at(head);
-        self.area.write(at + COUNTER_WITHIN, self.counter);
+    fn name(&self, counter: u64) -> u64 {
+        self.names.map_or(0, |names| names.wrapping_add(counter))
+    }
+    /// Descriptor `head` was taken from the available ring; returns the name of its request.
+    pub fn taken(&mut self, head: u16) -> u64 {
+        let (at, counter) = (self.state_at(head), self.counter);
+        self.area.write(at + COUNTER_WITHIN, counter);
         self.area.write(at, 1u8);
-        self.counter = self.counter.wrapping_add(1);
+        self.counter += 1;
+        self.name(counter)
     }
     /// Descriptor `head` is about to enter the used ring.
     pub fn before_used(&mut self, head: u16) {
@@ -287,6 +318,9 @@ impl InflightQueue {
 mod tests {
     use super::*;
 
+    fn heads(taken: Option<Vec<Taken>>) -> Vec<u16> {
+        taken.unwrap().iter().map(|t| t.head).collect()
+    }
     fn reopened(area: &Arc<InflightArea>) -> Arc<InflightArea> {
         let (m, file) = area.describe().unwrap();
         InflightArea::open(file, m.mmap_size, m.mmap_offset, m.num_queues, m.queue_size).unwrap()
@@ -322,9 +356,34 @@ mod tests {
         q.before_used(2);
         q.after_used(2, 1);
         let mut again = reopened(&area).queue(0).unwrap();
-        assert_eq!(again.recover(1).unwrap().unwrap(), [6, 0, 7]);
+        assert_eq!(heads(again.recover(1).unwrap()), [6, 0, 7]);
         again.taken(2);
-        assert_eq!(reopened(&area).queue(0).unwrap().recover(1).unwrap().unwrap(), [6, 0, 7, 2]);
+        assert_eq!(heads(reopened(&area).queue(0).unwrap().recover(1).unwrap()), [6, 0, 7, 2]);
+    }
+
+    #[test]
+    fn a_request_keeps_its_name_over_a_restart_and_no_name_is_used_twice() {
+        let area = InflightArea::create(2, 8).unwrap();
+        let mut names = std::collections::BTreeSet::new();
+        for index in [0, 1] {
+            let mut q = area.queue(index).unwrap();
+            q.recover(0).unwrap();
+            names.extend([q.taken(6), q.taken(2)]);
+            q.before_used(6);
+            q.after_used(6, 1);
+            let mut again = reopened(&area).queue(index).unwrap();
+            let left = again.recover(1).unwrap().unwrap();
+            assert!(left.iter().all(|t| t.head == 2 && names.contains(&t.request)));
+            again.before_used(2);
+            again.after_used(2, 2);
+            let mut third = reopened(&area).queue(index).unwrap();
+            assert_eq!(third.recover(2).unwrap().unwrap(), []);
+            names.insert(third.taken(2));
+        }
+        assert_eq!(names.len(), 6);
+        let mut other = InflightArea::create(1, 8).unwrap().queue(0).unwrap();
+        other.recover(0).unwrap();
+        assert!(!names.contains(&other.taken(0)));
     }
 
     #[test]
@@ -336,9 +395,9 @@ mod tests {
         q.taken(1);
         q.before_used(1);
         // Killed before the used index moved: still in flight.
-        assert_eq!(reopened(&area).queue(0).unwrap().recover(65_535).unwrap().unwrap(), [4, 1]);
+        assert_eq!(heads(reopened(&area).queue(0).unwrap().recover(65_535).unwrap()), [4, 1]);
         // Killed after it moved (and wrapped): finished.
-        assert_eq!(reopened(&area).queue(0).unwrap().recover(0).unwrap().unwrap(), [4]);
+        assert_eq!(heads(reopened(&area).queue(0).unwrap().recover(0).unwrap()), [4]);
     }
 
     #[test]

@@ -75,9 +75,20 @@ pub enum Operation {
     WriteZeroes(SmallVec<[Range; 2]>),
 }
 
+/// What a request is called in the log.
+#[derive(Clone, Copy, Default, Debug)]
+pub struct Name {
+    /// No other's of its disk; 0 when nothing could offer it again.
+    pub request: u64,
+    /// An earlier daemon may have begun with it.
+    pub again: bool,
+}
+
 /// A request to execute.
 #[derive(Debug)]
 pub struct Request {
+    /// What it is called.
+    pub name: Name,
     /// What to do.
     pub operation: Operation,
     /// Writes must be durable before they complete.
@@ -118,6 +129,7 @@ pub fn parse(
     table: u64,
     entries: u16,
     head: u16,
+    name: Name,
     device: &DeviceState,
 ) -> Result<Parsed, Fault> {
     let chain = walk(memory, table, entries, head)?;
@@ -155,7 +167,7 @@ pub fn parse(
         Ok(operation) => {
             let data_bytes = if matches!(operation, Operation::Read { .. }) { data_bytes } else { 0 };
             let reply = Reply { data_bytes, ..reply };
-            Parsed::Request(Request { operation, durable: device.writes_through(), reply })
+            Parsed::Request(Request { name, operation, durable: device.writes_through(), reply })
         }
         Err(status) => Parsed::Answer(reply, status),
     })

@@ -23,8 +23,8 @@ use super::device::DeviceState;
 use super::event::Event;
 use super::features::QUEUE_DEPTH_MAX;
 use super::guest_memory::GuestMemory;
-use super::inflight::InflightQueue;
-use super::request::{Parsed, Reply, Request, Status, parse};
+use super::inflight::{InflightQueue, Taken};
+use super::request::{Name, Parsed, Reply, Request, Status, parse};
 
 /// Where a ring lies, in the front end's address space.
 #[derive(Clone, Copy, Default, Debug)]
@@ -87,7 +87,7 @@ pub struct Ring {
     taken: Vec<bool>,
     in_flight: u16,
     /// Left by an earlier daemon, still to be handed out, in order of arrival. At most one per descriptor.
-    left_behind: VecDeque<u16>,
+    left_behind: VecDeque<Taken>,
     published: bool,
 }
 
@@ -133,21 +133,21 @@ impl Ring {
         if area.len() < self.queue.size() {
             return Err(self.fault("a ring larger than its in-flight area"));
         }
-        let Some(heads) = area.recover(used)? else { return Ok(()) };
-        if heads.iter().any(|h| *h >= self.queue.size()) {
+        let Some(taken) = area.recover(used)? else { return Ok(()) };
+        if taken.iter().any(|t| t.head >= self.queue.size()) {
             return Err(self.fault("an in-flight area that names descriptors beyond the ring"));
         }
         // What was taken is exactly what was given back and what is still in flight.
-        self.queue.set_next_avail((Wrapping(used) + Wrapping(heads.len() as u16)).0);
-        if !heads.is_empty() {
+        self.queue.set_next_avail((Wrapping(used) + Wrapping(taken.len() as u16)).0);
+        if !taken.is_empty() {
             tracing::info!(
                 vdi = self.device.name(),
                 queue = self.index,
-                requests = heads.len(),
+                requests = taken.len(),
                 "taking up requests that were in flight"
             );
         }
-        self.left_behind = heads.into();
+        self.left_behind = taken.into();
         Ok(())
     }
     fn fault(&self, what: impl std::fmt::Display) -> Error {
@@ -207,35 +207,33 @@ impl Ring {
         })
     }
     fn pop(&mut self) -> Result<Option<Parsed>> {
-        let Some(head) = self.pop_head()? else { return Ok(None) };
-        parse(&self.memory, self.queue.desc_table(), self.queue.size(), head, &self.device)
-            .map(Some)
-            .map_err(|what| self.fault(what))
-    }
-    fn pop_head(&mut self) -> Result<Option<u16>> {
-        let fresh = self.left_behind.is_empty();
-        let head = match self.left_behind.pop_front() {
-            Some(head) => Some(head),
-            None => {
-                let chain = self.queue.iter(self.memory.map()).map(|mut iter| iter.next());
-                chain
-                    .map_err(|e| {
-                        fault(&self.device, self.index, format!("an available ring in disorder ({e})"))
-                    })?
-                    .map(|chain| chain.head_index())
-            }
+        let again = self.left_behind.pop_front();
+        let head = match again {
+            Some(taken) => taken.head,
+            None => match self.next_head()? {
+                Some(head) => head,
+                None => return Ok(None),
+            },
         };
-        let Some(head) = head else { return Ok(None) };
         if head >= self.queue.size() {
             return Err(self.fault(format!("descriptor {head} of {}", self.queue.size())));
         }
         if std::mem::replace(&mut self.taken[head as usize], true) {
             return Err(self.fault(format!("descriptor {head}, which is still in flight")));
         }
-        if fresh && let Some(area) = &mut self.inflight {
-            area.taken(head);
-        }
-        Ok(Some(head))
+        let name = match (again, &mut self.inflight) {
+            (Some(taken), _) => Name { request: taken.request, again: true },
+            (None, Some(area)) => Name { request: area.taken(head), again: false },
+            (None, None) => Name::default(),
+        };
+        parse(&self.memory, self.queue.desc_table(), self.queue.size(), head, name, &self.device)
+            .map(Some)
+            .map_err(|what| self.fault(what))
+    }
+    fn next_head(&mut self) -> Result<Option<u16>> {
+        let chain = self.queue.iter(self.memory.map()).map(|mut iter| iter.next());
+        let disorder = |e| fault(&self.device, self.index, format!("an available ring in disorder ({e})"));
+        Ok(chain.map_err(disorder)?.map(|chain| chain.head_index()))
     }
     /// A request ended: write its status and put it into the used ring. The guest learns of it with the
     /// next [`Ring::notify`].

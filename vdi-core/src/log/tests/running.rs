@@ -229,7 +229,7 @@ fn a_reservation_given_up_while_waiting_or_granted_leaks_nothing() {
 fn what_no_segment_can_hold_is_refused() {
     let (world, log) = World::with_log(RING_BYTES, 8);
     let (bytes_max, blocks_max) = log.reservation_max();
-    for (bytes, blocks) in [(bytes_max + 1, 0), (72, blocks_max + 1)] {
+    for (bytes, blocks) in [(bytes_max + 1, 0), (80, blocks_max + 1)] {
         let log2 = log.clone();
         let refused = world.run(Some(&log), async move { log2.reserve(bytes, blocks).await.map(drop) });
         assert_eq!(refused.unwrap_err().kind(), ErrorKind::TooLarge);
@@ -269,7 +269,7 @@ fn a_pin_that_goes_lets_waiting_reservations_in_without_a_trim() {
     world.trim(&log, log.newest()).unwrap();
     assert_eq!(log.tail(), pin.segment.seq());
     let log2 = log.clone();
-    let room = world.spawn(async move { log2.reserve(72, 16).await.map(drop) });
+    let room = world.spawn(async move { log2.reserve(80, 16).await.map(drop) });
     world.settle(&log);
     assert!(room.borrow().is_none());
     drop(pin);
@@ -340,12 +340,12 @@ fn a_failed_write_poisons_the_log() {
     let (world, log) = World::with_log(RING_BYTES, 13);
     let good = world.append(&log, &write(1, 1)).unwrap();
     world.flush(&log).unwrap();
-    let used = Executor::new().tap_run(log.reserve(72, 0));
+    let used = Executor::new().tap_run(log.reserve(80, 0));
     // One waits in line for space, to learn of the failure too.
     let mut rooms = Vec::new();
     let waiting = loop {
         let log2 = log.clone();
-        let room = world.spawn(async move { log2.reserve(72, 15).await });
+        let room = world.spawn(async move { log2.reserve(80, 15).await });
         world.settle(&log);
         let Some(granted) = room.take() else { break room };
         rooms.push(granted);
@@ -403,7 +403,7 @@ fn assert_all_fail(world: &World, log: &Log, seq: SegmentSeq) {
 #[test]
 fn an_append_on_a_poisoned_log_fails_and_gives_its_room_back() {
     let (world, log) = World::with_log(RING_BYTES, 16);
-    let room = Executor::new().tap_run(log.reserve(72, 0));
+    let room = Executor::new().tap_run(log.reserve(80, 0));
     append_now(&log, &discard(1));
     world.disk.set_faults(Faults { write_error: 1_000_000, ..Faults::default() });
     world.settle(&log);

@@ -53,7 +53,7 @@ impl Guest {
         self.memory.map().write_obj(sector, GuestAddress(HEADER + 8)).unwrap();
     }
     fn parse(&self) -> Result<Parsed, Fault> {
-        parse(&self.memory, TABLE, 16, 0, &self.device)
+        parse(&self.memory, TABLE, 16, 0, Name::default(), &self.device)
     }
     /// Header, one data buffer, status.
     fn simple(&self, kind: u32, sector: u64, len: u32, flags: u16) -> Result<Parsed, Fault> {
@@ -183,8 +183,8 @@ fn a_chain_that_cannot_be_answered_is_a_fault() {
         let e = g.parse().unwrap_err();
         assert!(e.contains(why), "{chain:?}: {e}");
     }
-    assert!(parse(&g.memory, TABLE, 16, 16, &g.device).is_err());
-    assert!(parse(&g.memory, u64::MAX - 15, 16, 1, &g.device).is_err());
+    assert!(parse(&g.memory, TABLE, 16, 16, Name::default(), &g.device).is_err());
+    assert!(parse(&g.memory, u64::MAX - 15, 16, 1, Name::default(), &g.device).is_err());
 }
 
 #[test]
