@@ -245,6 +245,15 @@ fn a_full_store_refuses_new_data_and_recovers() {
     // What was written is there, and the control socket answers.
     assert_eq!(guest.read((refused - 1) * 128, 4096), vec![0x5a; 4096]);
     scene.works("GET", "/status", &Value::Null);
+    // Nor is there room for what else takes some, until something is given back.
+    let mut names = (0..4096).map(|n| json!({"name": format!("more-{n}"), "size_bytes": 1 << 20}));
+    let denied = names.find_map(|new| {
+        let (status, answer) = scene.raw("POST", "/vdis", new.to_string().as_bytes());
+        (status != 201).then_some((status, answer))
+    });
+    let (status, error) = denied.expect("4,096 disks do not fit a full store");
+    assert_eq!((status, &error["code"]), (507, &json!("no_space")), "{error}");
+    assert!(error["hint"].as_str().is_some_and(|h| !h.is_empty()), "{error}");
     drop(guest);
     scene.works("POST", "/vdis/big/detach", &json!({"force": true}));
     scene.works("DELETE", "/vdis/big?recursive=true", &Value::Null);

@@ -20,7 +20,7 @@ fn fio_verify_and_ext4_are_clean_on_two_queues() {
     let file_system = "set -e
         /sbin/mke2fs -q -F -t ext4 /dev/vda
         mount /dev/vda /mnt
-        /sbin/fio --name=files --directory=/mnt --nrfiles=8 --size=8m --rw=randwrite --bs=4k --ioengine=libaio \
+        /sbin/fio --name=files --directory=/mnt --nrfiles=16 --size=32m --rw=randwrite --bs=4k --ioengine=libaio \
             --iodepth=8 --verify=crc32c --verify_fatal=1 --fsync_on_close=1 2>&1
         umount /mnt
         /sbin/e2fsck -fn /dev/vda 2>&1";

@@ -19,8 +19,10 @@ impl RunDir {
     /// The directory `given` on the command line, else by `env` (`PARALLAX_RUN_DIR`), else
     /// `/run/parallax` for root and `$XDG_RUNTIME_DIR/parallax` for others.
     ///
+    /// A relative path becomes absolute.
+    ///
     /// # Errors
-    /// `bad_request` where none of these names one.
+    /// `bad_request` where none of these names one, `io` where there is no current directory.
     pub fn choose(
         given: Option<PathBuf>,
         env: impl Fn(&str) -> Option<OsString>,
@@ -28,7 +30,12 @@ impl RunDir {
     ) -> Result<RunDir> {
         let named = |key: &str| env(key).filter(|v| !v.is_empty()).map(PathBuf::from);
         if let Some(path) = given.or_else(|| named(RUN_DIR_ENV)) {
-            return Ok(RunDir(path));
+            // Whoever is told of a socket in it, QEMU say, may run elsewhere.
+            let absolute = std::path::absolute(&path).map_err(|e| {
+                let message = format!("{}: {e}", path.display());
+                ErrorBody::new(Code::Io, message, "give the run directory as an absolute path")
+            })?;
+            return Ok(RunDir(absolute));
         }
         if is_root {
             return Ok(RunDir(PathBuf::from("/run/parallax")));
