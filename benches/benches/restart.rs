@@ -8,7 +8,7 @@ use parallax_benches::disk::{Disk, Queue};
 use parallax_benches::load::Random;
 use parallax_benches::place::Place;
 use parallax_benches::rows::{Sheet, Subject};
-use parallax_benches::settings::number;
+use parallax_benches::settings::{number, words};
 use parallax_benches::target::Target;
 use parallax_benches::target::parallax::{Options, Parallax};
 
@@ -19,10 +19,12 @@ const MEMORY_BYTES: usize = 8 << 20;
 fn main() -> io::Result<()> {
     let place = Place::open("restart")?;
     let sheet = Sheet::open(&place)?;
-    for (log_size, log_bytes) in [("1G", 1u64 << 30), ("8G", 8 << 30)] {
+    for log_size in words("PARALLAX_BENCH_LOGS", "1G 8G") {
+        let gib: u64 = log_size.trim_end_matches('G').parse().map_err(io::Error::other)?;
+        let log_bytes = gib << 30;
         let (mut first, mut used) = (Vec::new(), Vec::new());
         for round in 0..number("PARALLAX_BENCH_ROUNDS", 3) {
-            let outcome = once(&place, log_size, log_bytes, round + 1)?;
+            let outcome = once(&place, &log_size, log_bytes, round + 1)?;
             println!(
                 "log {log_size}: {} MiB to replay, first I/O after {} ms",
                 outcome.log_mib, outcome.first_ms
@@ -33,7 +35,7 @@ fn main() -> io::Result<()> {
         let subject = Subject {
             bench: "restart/kill-9".into(),
             target: "parallax".into(),
-            log: log_size.into(),
+            log: log_size.clone(),
             fill: "overwrite".into(),
         };
         sheet.row(&subject, "first_io", "ms", &first)?;
