@@ -13,7 +13,7 @@ TEST_FEATURES := --features vdi-core/sim
 help: ## List the targets
 	@echo "Parallax. From a fresh Debian 12 machine with Rust >= 1.89:  make demo   or   make test"
 	@echo
-	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 .PHONY: setup
 setup: ## Install what is missing: Debian packages, cargo-deny, guest image (first time about 6 min)
@@ -49,6 +49,10 @@ demo: setup ## The main job, told as it happens: guests on snapshotted, cloned d
 .PHONY: sim
 sim: ## Simulated worlds with crashes until CYCLES are done (SEED=1 CYCLES=10000 JOBS=2; FROM=n goes on after an interruption)
 	cargo run --release -p vdi-core --features sim --example sim
+
+.PHONY: seeded-bugs
+seeded-bugs: ## Every deliberate bug is found by the simulator: in which world, by which check (BUG=name WORLDS=20000 SEED=1)
+	cargo run --release -p vdi-core --features sim --example seeded_bugs
 
 .PHONY: bench
 bench: ## Measure: each question of benches/benches, rows to benches/runs (clean tree only; QUESTION=name for one)

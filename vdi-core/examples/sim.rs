@@ -4,7 +4,7 @@
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Instant;
 
-use vdi_core::sim::{Progress, Series, run_series};
+use vdi_core::sim::{Progress, Series, WORLDS_FOR_ALL, run_series};
 
 fn number(name: &str, default: u64) -> u64 {
     match std::env::var(name) {
@@ -27,6 +27,7 @@ fn main() {
         // One cycle means: this world and no other.
         jobs: if cycles == 1 { 1 } else { number("JOBS", cores) as usize },
         failures: number("FAILURES", 1) as usize,
+        bug: None,
     };
     let started = Instant::now();
     let said = AtomicU64::new(0);
@@ -37,7 +38,7 @@ fn main() {
             p.worlds,
             p.report.cycles,
             p.report.cycles as f64 / seconds,
-            p.report.cycles_in_recovery,
+            p.report.cycles_in_recovery.iter().sum::<u64>(),
             p.next
         );
     };
@@ -48,6 +49,15 @@ fn main() {
         }
     });
     say(&progress);
-    println!("{:#?}", progress.report);
-    std::process::exit(i32::from(!progress.failures.is_empty()));
+    for failure in &progress.failures {
+        println!("{failure}");
+    }
+    print!("{}", progress.report);
+    println!("trace of these {} worlds: {:016x}", progress.worlds, progress.trace);
+    let missing = progress.report.missing();
+    let enough = progress.worlds >= WORLDS_FOR_ALL && progress.failures.is_empty();
+    if enough && !missing.is_empty() {
+        println!("never met in {} worlds: {}", progress.worlds, missing.join(", "));
+    }
+    std::process::exit(i32::from(!progress.failures.is_empty() || enough && !missing.is_empty()));
 }

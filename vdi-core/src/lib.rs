@@ -2,7 +2,7 @@
 //! radix trees and the open virtual disks, over completion-based devices and an injected clock.
 //!
 //! Modules by rank (each may import lower ranks only; `ARCHITECTURE.md` has the table):
-//! `units limits error` < `clock buffer executor` < `format device` < `store` < `tree log` <
+//! `units limits error sabotage` < `clock buffer executor` < `format device` < `store` < `tree log` <
 //! `vdi gc check` < `engine` < `sim`.
 
 pub mod buffer;
@@ -16,6 +16,7 @@ pub mod format;
 pub mod gc;
 pub mod limits;
 pub mod log;
+pub mod sabotage;
 #[cfg(any(test, feature = "sim"))]
 pub mod sim;
 pub mod store;

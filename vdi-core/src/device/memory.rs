@@ -42,6 +42,11 @@ impl Media {
             }
         });
     }
+    /// Numbers of the 4 KiB blocks that were ever written with something else than zeros.
+    #[must_use]
+    pub fn written_blocks(&self) -> Vec<u64> {
+        self.0.borrow().keys().copied().collect()
+    }
     /// An independent copy.
     #[must_use]
     pub fn fork(&self) -> Media {

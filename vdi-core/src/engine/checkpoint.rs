@@ -7,6 +7,7 @@ use std::task::Poll;
 use super::Engine;
 use crate::error::{Error, ErrorKind, Result};
 use crate::log::VdiGeneration;
+use crate::sabotage::{Bug, Point, crash_point, seeded_bug};
 use crate::store::Freed;
 use crate::units::SegmentSeq;
 use crate::vdi::Vdi;
@@ -107,6 +108,7 @@ impl Engine {
                 }
             }
         }
+        crash_point(Point::BatchesApplied);
         let blocks = self.make_durable(&prepared).await;
         let blocks = match blocks {
             Ok(()) => self.publish(prepared).await,
@@ -124,7 +126,8 @@ impl Engine {
         stats.longest_ns = stats.longest_ns.max(stats.last_ns);
         self.0.stats.set(stats);
         drop(turns);
-        self.trim(through).await?;
+        crash_point(Point::Published);
+        self.trim(&vdis, through).await?;
         problem.map_or(Ok(()), Err)
     }
     async fn flush_store(&self) -> Result<()> {
@@ -137,17 +140,30 @@ impl Engine {
     }
     async fn make_durable(&self, prepared: &[(&Vdi, Prepared)]) -> Result<()> {
         let shared = &self.0.shared;
-        shared.store.write_host_record().await?;
+        if !seeded_bug(Bug::SkipHostRecord) {
+            shared.store.write_host_record().await?;
+        }
+        crash_point(Point::HostRecordWritten);
         shared.store.write_dirty_bitmaps().await?;
         shared.log.flush().await?;
-        self.flush_store().await?;
+        crash_point(Point::LogFlushed);
+        if !seeded_bug(Bug::SkipFlushBeforeRecord) {
+            self.flush_store().await?;
+        }
+        crash_point(Point::StoreFlushed);
         if prepared.is_empty() {
             return Ok(());
         }
         for (vdi, p) in prepared {
             vdi.write_record(p).await?;
         }
-        self.flush_store().await
+        crash_point(Point::RecordsWritten);
+        if seeded_bug(Bug::SkipFlushAfterRecord) {
+            return Ok(());
+        }
+        self.flush_store().await?;
+        crash_point(Point::RecordsFlushed);
+        Ok(())
     }
     async fn publish(&self, prepared: Vec<(&Vdi, Prepared)>) -> u64 {
         let shared = &self.0.shared;
@@ -169,11 +185,17 @@ impl Engine {
         blocks
     }
     /// Forget the part of the log that every VDI has in its tree, and hand out what that makes reusable.
-    async fn trim(&self, through: SegmentSeq) -> Result<()> {
+    async fn trim(&self, cut: &[Vdi], through: SegmentSeq) -> Result<()> {
         let shared = &self.0.shared;
         // All that are open now: one opened after the round began was not cut, and may have records below.
-        let oldest = self.0.vdis.borrow().values().filter_map(Vdi::oldest_segment).min();
-        let before = oldest.unwrap_or(SegmentSeq(through.0 + 1)).min(SegmentSeq(through.0 + 1));
+        let mut oldest = self.0.vdis.borrow().values().filter_map(Vdi::oldest_segment).min();
+        if seeded_bug(Bug::TrimAsksCutDisksOnly) {
+            oldest = cut.iter().filter_map(Vdi::oldest_segment).min();
+        }
+        let mut before = oldest.unwrap_or(SegmentSeq(through.0 + 1)).min(SegmentSeq(through.0 + 1));
+        if seeded_bug(Bug::TrimTooSoon) {
+            before = shared.log.newest();
+        }
         let generations: Vec<VdiGeneration> = {
             let remembered = self.0.remembered.borrow();
             remembered
@@ -186,8 +208,11 @@ impl Engine {
                 .collect()
         };
         shared.log.trim(before, &generations).await?;
+        crash_point(Point::Trimmed);
         let released = shared.store.release(shared.log.tail());
-        shared.store.nodes_among(&released).for_each(|addr| shared.cache.forget(addr));
+        if !seeded_bug(Bug::CacheTrustsAddress) {
+            shared.store.nodes_among(&released).for_each(|addr| shared.cache.forget(addr));
+        }
         shared.store.give_back(released);
         // Not needed for safety: a kill right after this round leaks nothing that it freed.
         shared.store.write_dirty_bitmaps().await

@@ -6,6 +6,7 @@ use super::lifecycle::check_name;
 use super::snapshots::gone;
 use crate::error::Result;
 use crate::format::vdi_record::{Applied, SnapshotLogHead, VdiRecord};
+use crate::sabotage::{Bug, seeded_bug};
 use crate::units::{Epoch, Generation, VdiId};
 use crate::vdi::SnapshotInfo;
 
@@ -44,7 +45,7 @@ impl Engine {
             root_birth: from.root.birth,
             // Everything the snapshot shows is shared: only what the clone writes itself is its own.
             epoch: epoch.next(),
-            threshold: epoch,
+            threshold: if seeded_bug(Bug::CloneOwnsParent) { Epoch(0) } else { epoch },
             snapshots: SnapshotLogHead::default(),
             applied: Applied::default(),
             parent: Some((vdi.id(), epoch)),

@@ -4,6 +4,7 @@
 use super::Engine;
 use crate::error::Result;
 use crate::gc::{Mark, sweep};
+use crate::sabotage::{Bug, seeded_bug};
 use crate::store::Run;
 use crate::units::BLOCK_BYTES;
 use crate::vdi::Vdi;
@@ -31,7 +32,10 @@ impl Engine {
         let started = self.0.env.clock.now_ns();
         let collected = {
             // Before the round: a write on its way may need one to find room.
-            let _pause = self.0.shared.placing.pause().await;
+            let _pause = match seeded_bug(Bug::MarkUnderPlacing) {
+                false => Some(self.0.shared.placing.pause().await),
+                true => None,
+            };
             let _round = self.0.round.lock().await;
             let _registry = self.store().lock_registry().await;
             let mut vdis = Vec::new();
@@ -64,7 +68,7 @@ impl Engine {
     /// restart that cannot keep its promises looks for such blocks itself. `named` is what the log names.
     /// Nothing is open to guests yet, and nothing was freed.
     pub(super) async fn reclaim_leaks(&self, named: Vec<Run>) -> Result<()> {
-        if self.store().keeps_its_promises() {
+        if self.store().keeps_its_promises() || seeded_bug(Bug::LeaksStay) {
             return Ok(());
         }
         let mut vdis = Vec::new();
@@ -80,7 +84,11 @@ impl Engine {
         let extents = store.owned_bitmaps();
         let mut mark = Mark::new(store.geometry(), store.superblock().extents);
         // All of this is one moment: after the first await an overlay may replace what it held.
-        let held = store.untouchable().into_iter().chain(vdis.iter().flat_map(Vdi::blocks_without_root));
+        let mut untouchable = store.untouchable();
+        if seeded_bug(Bug::MarkMissesClaims) {
+            untouchable.clear();
+        }
+        let held = untouchable.into_iter().chain(vdis.iter().flat_map(Vdi::blocks_without_root));
         for run in held.chain(named) {
             mark.keep(run)?;
         }

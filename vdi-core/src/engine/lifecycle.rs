@@ -5,6 +5,7 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::format::registry::RegistryEntry;
 use crate::format::vdi_record::{Applied, SnapshotLogHead, VdiRecord};
 use crate::limits::NAME_BYTES_MAX;
+use crate::sabotage::{Bug, Point, crash_point, seeded_bug};
 use crate::tree::Root;
 use crate::tree::snapshots::SnapshotLog;
 use crate::units::{Epoch, Generation, VdiId};
@@ -69,7 +70,10 @@ impl Engine {
         store.write_host_record().await?;
         store.flush().await?;
         store.write_record(slots, &record).await?;
-        store.flush().await?;
+        if !seeded_bug(Bug::RegistryBeforeRecord) {
+            store.flush().await?;
+        }
+        crash_point(Point::RecordBeforeRegistry);
         store.add_vdi(record.id, name, slots, self.0.env.clock.wall_ns()).await
     }
     pub(super) async fn open_entry(&self, entry: &RegistryEntry) -> Result<Vdi> {
@@ -88,6 +92,7 @@ impl Engine {
         let vdi = Vdi::new(self.0.shared.clone(), &entry.name, entry.slots, record, snapshots);
         if let Some(least) = self.0.remembered.borrow().get(&entry.id)
             && (record.lease_epoch, record.generation) < *least
+            && !seeded_bug(Bug::StaleRecordTrusted)
         {
             vdi.hold(Error::corrupt(
                 "VDI record",

@@ -2,6 +2,7 @@
 
 use super::{Log, count};
 use crate::error::Result;
+use crate::sabotage::{Bug, seeded_bug};
 use crate::units::SegmentSeq;
 
 use super::ring::Position;
@@ -17,7 +18,7 @@ impl Log {
             let mut s = self.0.state.borrow_mut();
             s.check()?;
             s.urgent = s.open.is_some();
-            s.newest()
+            if seeded_bug(Bug::FlushForgetsOpenSegment) { self.0.written.reached() } else { s.newest() }
         };
         let durable = self.0.durable.wait(target, || self.check().is_err());
         self.pump(false);
@@ -67,6 +68,7 @@ impl Log {
             s.flushing = false;
             s.durable_end = end;
         }
+        let written = if seeded_bug(Bug::FlushCoversTooMuch) { self.0.written.reached() } else { written };
         assert!(written <= self.0.written.reached(), "durable is part of written");
         self.0.durable.advance(written);
         self.pump(false);

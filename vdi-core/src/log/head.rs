@@ -4,6 +4,7 @@ use super::Log;
 use crate::device::DeviceHandle;
 use crate::error::{Error, ErrorKind, Result};
 use crate::format::log_head::{LogHead, SLOT_BYTES, SLOTS, encode, identify, slot_offset_bytes, verify_slot};
+use crate::sabotage::{Point, crash_point};
 use crate::units::{Generation, Uuid};
 
 /// The newest head, and the order in which the next one goes to the slots: never over the only good one.
@@ -70,11 +71,13 @@ pub(super) async fn write_first(device: &DeviceHandle, head: &LogHead, order: [u
 
 /// The copy that lets one slot rot. Durable before it returns: the next head overwrites the first slot.
 pub(super) async fn write_second(device: &DeviceHandle, head: &LogHead, order: [u64; 2]) -> Result<()> {
+    crash_point(Point::HeadFirstSlot);
     write_slot(device, head, order[1]).await
 }
 
 async fn write_slot(device: &DeviceHandle, head: &LogHead, slot: u64) -> Result<()> {
     device.write(slot_offset_bytes(slot), encode(head, slot)).await?;
+    crash_point(Point::HeadWritten);
     device.flush().await
 }
 

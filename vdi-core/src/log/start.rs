@@ -12,6 +12,7 @@ use super::{Counts, Inner, Log};
 use crate::error::Result;
 use crate::executor::{Executor, TaskLock};
 use crate::format::log_head::LogHead;
+use crate::sabotage::{Point, crash_point};
 use crate::units::{Generation, Incarnation, SegmentSeq};
 
 impl Scan {
@@ -26,6 +27,7 @@ impl Scan {
         let head = self.next_head(&end);
         write_first(&self.device, &head, self.found.order).await?;
         write_second(&self.device, &head, self.found.order).await?;
+        crash_point(Point::IncarnationOpened);
         Ok(self.into_log(executor, &end, head))
     }
     fn next_head(&self, end: &End) -> LogHead {

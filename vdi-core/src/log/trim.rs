@@ -6,6 +6,7 @@ use super::{Log, VdiGeneration, count};
 use crate::error::{Error, ErrorKind, Result};
 use crate::format::log_head::LogHead;
 use crate::limits::LOG_VDIS_MAX;
+use crate::sabotage::{Bug, seeded_bug};
 use crate::units::{SegmentSeq, VdiId};
 
 use std::rc::Rc;
@@ -90,9 +91,12 @@ impl Log {
             }
         });
         count(&self.0.counts.head_writes, 1);
+        if let Some(tail) = new_tail.as_ref().filter(|_| seeded_bug(Bug::SpaceBeforeHead)) {
+            self.release(tail);
+        }
         self.or_poison(write_first(&self.0.device, &head, ORDER).await)?;
         self.adopt(&head);
-        if let Some(tail) = new_tail {
+        if let Some(tail) = new_tail.filter(|_| !seeded_bug(Bug::SpaceBeforeHead)) {
             self.release(&tail);
         }
         self.or_poison(write_second(&self.0.device, &head, ORDER).await)

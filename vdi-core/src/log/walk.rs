@@ -9,6 +9,7 @@ use super::segment::{Place, Segment};
 use crate::error::{Error, Result};
 use crate::format::log_head::LogHead;
 use crate::format::segment::{SegmentHeader, VerifiedSegment, guess_vdis};
+use crate::sabotage::{Bug, seeded_bug};
 use crate::units::{BLOCK_BYTES, Incarnation, SegmentSeq};
 
 /// A scan under way: what it expects next, and where.
@@ -93,7 +94,7 @@ impl Walk {
         let found = self.reader.segment_at(at).await?.expect("it was valid a moment ago");
         let (header, place) = (found.header, place_of(&found, at, &self.scan.ring));
         let records = found.records()?;
-        if self.incarnation.is_some_and(|i| i < header.incarnation) {
+        if self.incarnation.is_some_and(|i| i < header.incarnation) && !seeded_bug(Bug::VoidRecordsComeBack) {
             self.scan.void_after(header.recovered_through, header.recovered_records);
         }
         self.scan.durable_through = self.scan.durable_through.max(header.durable_through);
@@ -114,7 +115,9 @@ impl Walk {
         let head = &self.scan.found.head;
         let (first_seq, crc, incarnation) = (head.first_seq, head.recovered_crc, head.incarnation);
         let (through, records) = (head.recovered_through, head.recovered_records);
-        self.scan.void_after(through, records);
+        if !seeded_bug(Bug::VoidRecordsComeBack) {
+            self.scan.void_after(through, records);
+        }
         self.expect = first_seq;
         self.crc = crc;
         self.next = self.scan.start;

@@ -9,6 +9,7 @@ use crate::buffer::{IoBuf, IoBufs};
 use crate::error::Result;
 use crate::format::segment::{SegmentHeader, encode};
 use crate::limits::SEGMENTS_IN_FLIGHT_MAX;
+use crate::sabotage::{Bug, Point, crash_point, seeded_bug};
 use crate::units::{BLOCK_BYTES, SegmentSeq};
 
 impl Log {
@@ -50,7 +51,11 @@ impl Log {
             offset_bytes: s.ring.device_offset(s.next),
             seq: open.segment.seq(),
             incarnation: head.incarnation,
-            durable_through: self.0.durable.reached(),
+            durable_through: if seeded_bug(Bug::DurableTooHigh) {
+                SegmentSeq(open.segment.seq().0 - 1)
+            } else {
+                self.0.durable.reached()
+            },
             previous_crc: s.last_crc,
             records: open.count,
             data_blocks: open.data_blocks,
@@ -110,6 +115,7 @@ impl Log {
         for waker in wakers {
             waker.wake();
         }
+        crash_point(Point::SegmentWritten);
         self.pump(false);
     }
 }
@@ -143,7 +149,7 @@ impl State {
     fn land(&mut self, segment: &Rc<Segment>) -> Option<SegmentSeq> {
         let flight = self.flying.iter_mut().find(|f| Rc::ptr_eq(&f.segment, segment));
         flight.expect("a segment ends while it is in flight").ended = true;
-        let mut reached = None;
+        let mut reached = seeded_bug(Bug::WrittenOutOfOrder).then(|| segment.seq());
         while self.flying.front().is_some_and(|f| f.ended) {
             let flight = self.flying.pop_front().expect("just seen");
             let place = flight.segment.place();

@@ -141,6 +141,7 @@ impl Guest {
         let observed = read_stamps(&self.vdi, sectors).await?;
         let mut model = self.model.borrow_mut();
         model.report.blocks_compared += observed.len() as u64;
+        model.tell(&format!("{observed:?}"));
         if let Err(violation) = model.disk(&self.name).history.check(&observed, issued, Look::Live) {
             model.fail(format!("a read of {} since {issued}: {}", self.name, violation.0));
         }
@@ -178,6 +179,9 @@ impl Model {
     /// An operation ended: count it, and judge an error.
     pub fn ended<T>(&mut self, verb: &'static str, name: &str, result: Result<T>) {
         *self.report.operations.entry(verb).or_default() += 1;
+        self.tell(verb);
+        self.tell(name);
+        self.tell(&result.as_ref().err().map_or(String::new(), |e| format!("{:?}", e.kind())));
         self.say(|| format!("{verb} of {name} ended{}", if result.is_ok() { "" } else { " badly" }));
         if let Err(e) = result {
             self.judge(verb, name, &e);

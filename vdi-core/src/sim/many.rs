@@ -7,7 +7,9 @@ use std::sync::Mutex;
 use std::sync::Once;
 
 use super::model::Report;
-use super::run::{Failure, run_world};
+use super::run::{Failure, Survivor, run_world};
+use crate::device::simulated::Random;
+use crate::sabotage::{self, Bug};
 
 thread_local! {
     static SEED: Cell<u64> = const { Cell::new(0) };
@@ -24,6 +26,8 @@ pub struct Progress {
     pub next: u64,
     /// Worlds that broke a promise.
     pub failures: Vec<Failure>,
+    /// A hash of the traces of all worlds that ended, whatever their order.
+    pub trace: u64,
     started: u64,
     running: Vec<u64>,
 }
@@ -43,6 +47,8 @@ pub struct Series {
     pub jobs: usize,
     /// Stop after so many failures.
     pub failures: usize,
+    /// The bug that the worlds run with.
+    pub bug: Option<Bug>,
 }
 
 /// Run a series; `watch` hears of the progress after each world.
@@ -53,9 +59,10 @@ pub fn run_series(series: Series, watch: impl Fn(&Progress) + Sync) -> Progress 
         for _ in 0..series.jobs {
             scope.spawn(|| {
                 while let Some(index) = begin(&progress, series) {
-                    let outcome = run_guarded(series.seed.wrapping_add(index));
+                    let seed = series.seed.wrapping_add(index);
+                    let outcome = run_guarded(seed, series.bug);
                     let mut p = progress.lock().expect("no thread panics with the lock held");
-                    p.end(index, outcome);
+                    p.end(index, seed, outcome);
                     watch(&p);
                 }
             });
@@ -79,26 +86,28 @@ fn begin(progress: &Mutex<Progress>, series: Series) -> Option<u64> {
 }
 
 impl Progress {
-    fn end(&mut self, index: u64, outcome: Result<Report, Failure>) {
+    fn end(&mut self, index: u64, seed: u64, outcome: Result<Survivor, Failure>) {
         self.worlds += 1;
         self.running.retain(|i| *i != index);
         self.next = self.running.iter().copied().min().unwrap_or(self.started);
         match outcome {
-            Ok(report) => self.report.merge(&report),
-            Err(failure) => {
-                println!("{failure}");
-                self.failures.push(failure);
+            Ok(survivor) => {
+                self.report.merge(&survivor.report);
+                self.trace = self.trace.wrapping_add(Random::new(survivor.trace ^ seed).bits());
             }
+            Err(failure) => self.failures.push(failure),
         }
     }
 }
 
 /// A panic is a broken promise like any other.
-fn run_guarded(seed: u64) -> Result<Report, Failure> {
+fn run_guarded(seed: u64, bug: Option<Bug>) -> Result<Survivor, Failure> {
     SEED.set(seed);
+    sabotage::switch_on(bug);
     let outcome = catch_unwind(AssertUnwindSafe(|| run_world(seed)));
+    sabotage::switch_on(None);
     match outcome {
-        Ok(result) => result.map(|survivor| survivor.report),
+        Ok(result) => result,
         Err(payload) => {
             let text = payload.downcast_ref::<String>().map(String::as_str);
             let text = text.or(payload.downcast_ref::<&str>().copied()).unwrap_or("no message");

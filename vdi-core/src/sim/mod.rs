@@ -4,11 +4,13 @@
 
 mod admin;
 mod content;
+mod coverage;
 mod guest;
 mod history;
 mod many;
 mod model;
 mod options;
+mod rotten;
 mod run;
 mod verify;
 mod workload;
@@ -17,6 +19,7 @@ mod world;
 #[cfg(test)]
 mod tests;
 
+pub use coverage::WORLDS_FOR_ALL;
 pub use many::{Progress, Series, run_series};
 pub use model::Report;
 pub use run::{Failure, Survivor, run_world};

@@ -6,7 +6,9 @@ use std::ops::Range;
 
 use super::content::Stamp;
 use super::history::{History, Tick};
-use crate::device::simulated::FaultCounts;
+use crate::buffer::crc32c;
+use crate::device::simulated::{FaultCounts, Random};
+use crate::sabotage::Passes;
 use crate::units::{BLOCK_BYTES, SECTORS_PER_BLOCK};
 
 /// Where most requests go: the start of a disk, and both sides of where a tree of two and of three levels ends.
@@ -90,6 +92,9 @@ pub enum Pending {
     Removes(String, u64),
 }
 
+/// Stops in a row during recovery, at most.
+pub const RECOVERY_STOPS_MAX: usize = 3;
+
 /// What happened in a world, or in many.
 #[derive(Clone, Debug, Default)]
 pub struct Report {
@@ -99,8 +104,16 @@ pub struct Report {
     pub errors: BTreeMap<String, u64>,
     /// Stops and recoveries.
     pub cycles: u64,
-    /// Stops during a recovery.
-    pub cycles_in_recovery: u64,
+    /// Stops during a recovery: of that, of the one after it, and of the one after that.
+    pub cycles_in_recovery: [u64; RECOVERY_STOPS_MAX],
+    /// Disks opened by guests while other things went on.
+    pub opened_late: u64,
+    /// Times that the log's ring was written once around.
+    pub laps: u64,
+    /// Rotten worlds that the engine refused to open, and disks that it held or could not read.
+    pub refused: u64,
+    /// Named points: how often passed, and how often a world stopped there.
+    pub points: Passes,
     /// Blocks compared with the model.
     pub blocks_compared: u64,
     /// Faults of the devices.
@@ -117,7 +130,13 @@ impl Report {
             *self.errors.entry(kind.clone()).or_default() += n;
         }
         self.cycles += other.cycles;
-        self.cycles_in_recovery += other.cycles_in_recovery;
+        for (mine, theirs) in self.cycles_in_recovery.iter_mut().zip(other.cycles_in_recovery) {
+            *mine += theirs;
+        }
+        self.opened_late += other.opened_late;
+        self.laps += other.laps;
+        self.refused += other.refused;
+        self.points.merge(&other.points);
         self.blocks_compared += other.blocks_compared;
         self.faults.merge(&other.faults);
     }
@@ -144,12 +163,19 @@ pub struct Model {
     pub report: Report,
     /// Say on stderr what happens.
     pub verbose: bool,
+    /// A hash of everything that anybody was told: equal for equal seeds.
+    pub told: u64,
     tick: Tick,
     stamp: Stamp,
     numbers: u64,
 }
 
 impl Model {
+    /// Take `what` into the trace.
+    pub fn tell(&mut self, what: &str) {
+        let mix = u64::from(crc32c(what.as_bytes())) << 24 ^ self.tick;
+        self.told = Random::new(self.told ^ mix).bits();
+    }
     /// Say what happens, when asked to.
     pub fn say(&self, what: impl FnOnce() -> String) {
         if self.verbose {

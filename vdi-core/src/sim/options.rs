@@ -71,6 +71,17 @@ pub enum Stop {
     Close,
 }
 
+/// Which device lies.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Liar {
+    /// The store: writes that do not happen, land elsewhere or rot; reads from elsewhere.
+    Store,
+    /// The store, but only while nobody runs: bits turn.
+    StoreAtRest,
+    /// The log.
+    Log,
+}
+
 /// A world's settings.
 #[derive(Clone, Debug)]
 pub struct Options {
@@ -98,6 +109,8 @@ pub struct Options {
     pub full: bool,
     /// Whether the engine starts anew after each comparison, with no disk open.
     pub lazy: bool,
+    /// Which device lies, if any: see `rotten`.
+    pub liar: Option<Liar>,
     /// The engine's own choices.
     pub engine: EngineOptions,
     /// Weights of the verbs.
@@ -124,6 +137,15 @@ impl Options {
         let quiet = Faults { delay_ns_max, slow_ns_max: 1_000_000_000, slow: 500, ..Faults::default() };
         let faulty = random.below(5) == 0;
         let faults = |random: &mut Random| if faulty { draw_faults(&quiet, random) } else { quiet.clone() };
+        let liars = [Liar::Store, Liar::Store, Liar::StoreAtRest, Liar::Log];
+        let liar = (random.below(10) == 0).then(|| *random.pick(&liars));
+        let (mut store_faults, mut log_faults) = (faults(random), faults(random));
+        match liar {
+            Some(Liar::Store) => (store_faults, log_faults) = (draw_lies(&quiet, random), quiet.clone()),
+            Some(Liar::Log) => (store_faults, log_faults) = (quiet.clone(), draw_lies(&quiet, random)),
+            Some(Liar::StoreAtRest) => (store_faults, log_faults) = (quiet.clone(), quiet),
+            None => {}
+        }
         let full = random.below(6) == 0;
         let stores: &[u64] = if full { &[16, 18, 20] } else { &[64, 64, 96, 256] };
         // (ring, blocks that its largest record takes); the first two wrap in every cycle.
@@ -145,16 +167,18 @@ impl Options {
             write_through: random.below(4) == 0,
             large: random.coin(),
             verbs,
-            store_faults: faults(random),
-            log_faults: faults(random),
+            liar,
+            store_faults,
+            log_faults,
         }
     }
     /// Whether errors of the devices are to be expected.
     #[must_use]
     pub fn is_faulty(&self) -> bool {
-        [&self.store_faults, &self.log_faults]
+        let failing = [&self.store_faults, &self.log_faults]
             .iter()
-            .any(|f| f.read_error + f.write_error + f.flush_error + f.no_space + f.flipped_read > 0)
+            .any(|f| f.read_error + f.write_error + f.flush_error + f.no_space + f.flipped_read > 0);
+        failing || self.liar.is_some()
     }
     /// How the next stop happens.
     pub fn draw_stop(random: &mut Random) -> Stop {
@@ -212,6 +236,20 @@ fn draw_faults(quiet: &Faults, random: &mut Random) -> Faults {
         3 => faults.no_space = rate,
         4 => faults.flipped_read = rate,
         _ => {}
+    }
+    faults
+}
+
+/// Some faults of those that are found by checksums, addresses and generations, or by nobody.
+fn draw_lies(quiet: &Faults, random: &mut Random) -> Faults {
+    let mut faults = quiet.clone();
+    let rate = *random.pick(&[2_000, 20_000]);
+    match random.below(5) {
+        0 => faults.lost_write = rate,
+        1 => faults.misdirected_write = rate,
+        2 => faults.misdirected_read = rate,
+        3 => faults.rotten_write = rate,
+        _ => faults.flipped_read = rate,
     }
     faults
 }

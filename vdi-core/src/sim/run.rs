@@ -3,19 +3,19 @@
 use std::cell::RefCell;
 use std::fmt;
 
-use super::model::{Disk, Model, Pending, Report};
+use super::model::{Disk, Model, Pending, RECOVERY_STOPS_MAX, Report};
 use super::options::{Options, Stop};
+use super::rotten;
 use super::verify::Verifier;
 use super::workload::draw_size;
 use super::world::{End, World};
 use crate::buffer::HostMemory;
 use crate::check::{self, CheckOptions};
 use crate::engine::{Engine, FormatOptions};
+use crate::sabotage;
 use crate::units::{BLOCK_BYTES, Epoch};
 use crate::vdi::Ack;
 
-/// Stops in a row during recovery, at most.
-const RECOVERY_STOPS_MAX: u32 = 3;
 /// Log of the extent size in a world: the smallest.
 const EXTENT_BITS: u32 = crate::limits::EXTENT_BITS_MIN;
 
@@ -40,12 +40,15 @@ impl fmt::Display for Failure {
 pub struct Survivor {
     /// What happened in it.
     pub report: Report,
-    /// A hash of every device operation: equal for equal seeds.
+    /// A hash of every device operation and of everything that guests and administrator were told: equal for
+    /// equal seeds.
     pub trace: u64,
 }
 
 /// Live through the world of `seed`.
 pub fn run_world(seed: u64) -> Result<Survivor, Failure> {
+    sabotage::disarm();
+    let _ = sabotage::take_passes();
     let mut world = World::new(seed);
     world.model.borrow().say(|| format!("{:?}", world.options));
     let outcome = live(&mut world);
@@ -54,10 +57,12 @@ pub fn run_world(seed: u64) -> Result<Survivor, Failure> {
     if let Some(what) = what {
         return Err(Failure { seed, what });
     }
-    let mut report = world.model.borrow().report.clone();
+    let (mut report, told) = (world.model.borrow().report.clone(), world.model.borrow().told);
+    report.points = sabotage::take_passes();
     report.faults.merge(&world.store.counts());
     report.faults.merge(&world.log.counts());
-    Ok(Survivor { report, trace: world.store.trace() ^ world.log.trace().rotate_left(1) })
+    let trace = told ^ world.store.trace().rotate_left(1) ^ world.log.trace().rotate_left(2);
+    Ok(Survivor { report, trace })
 }
 
 fn live(world: &mut World) -> Result<(), String> {
@@ -65,6 +70,9 @@ fn live(world: &mut World) -> Result<(), String> {
     format(world)?;
     recover(world)?;
     populate(world)?;
+    if let Some(liar) = world.options.liar {
+        return rotten::live(world, liar);
+    }
     for cycle in 0..world.options.cycles {
         if world.options.lazy {
             start_anew(world)?;
@@ -140,7 +148,7 @@ async fn room_again(engine: &Engine, model: &RefCell<Model>) -> Result<(), Strin
     written.map_err(|e| format!("write after space was made: {e:?}"))
 }
 
-fn ended(end: End) -> String {
+pub(super) fn ended(end: End) -> String {
     format!("unexpected end: {end:?}")
 }
 
@@ -157,7 +165,7 @@ fn format(world: &mut World) -> Result<(), String> {
 }
 
 /// Open the engine; the outer error is a crash on the way.
-fn open(world: &mut World) -> Result<Result<(), String>, End> {
+pub(super) fn open(world: &mut World) -> Result<Result<(), String>, End> {
     let env = world.env();
     let (store, log) = world.open_devices();
     let opened = world.run(Engine::open(env, store, log, world.options.engine))?;
@@ -181,11 +189,11 @@ fn populate(world: &mut World) -> Result<(), String> {
 }
 
 /// Guests and administrator at work, until a crash point or the end of the work.
-fn work(world: &mut World) -> Result<(), String> {
+pub(super) fn work(world: &mut World) -> Result<(), String> {
     world.set_faults(true);
     if world.random.below(4) > 0 {
-        let scale = 1 << world.random.below(if world.options.full { 15 } else { 11 });
-        world.crash_point.arm(1 + world.random.below(scale));
+        let scale = world.random.below(if world.options.full { 15 } else { 11 });
+        world.arm(scale);
     }
     let operations = world.random.below(world.options.operations) + 1;
     match world.busy(operations) {
@@ -199,12 +207,12 @@ fn stop_and_recover(world: &mut World) -> Result<bool, String> {
     let mut power_lost = stop(world, true)?;
     check_image(world)?;
     world.model.borrow_mut().report.cycles += 1;
-    for _ in 0..RECOVERY_STOPS_MAX {
+    for depth in 0..RECOVERY_STOPS_MAX {
         if world.random.below(3) > 0 {
             break;
         }
-        let scale = 1 << world.random.below(8);
-        world.crash_point.arm(1 + world.random.below(scale));
+        let scale = world.random.below(8);
+        world.arm(scale);
         match open(world) {
             Ok(result) => {
                 // Recovered before the crash point: what was recovered is certain even now.
@@ -212,7 +220,7 @@ fn stop_and_recover(world: &mut World) -> Result<bool, String> {
                 return result.map(|()| power_lost);
             }
             Err(End::Crash) => {
-                world.model.borrow_mut().report.cycles_in_recovery += 1;
+                world.model.borrow_mut().report.cycles_in_recovery[depth] += 1;
                 power_lost |= stop(world, false)?;
                 check_image(world)?;
             }
@@ -229,14 +237,14 @@ fn check_image(world: &mut World) -> Result<(), String> {
     if report.is_corrupt() { Err(format!("check after a stop: {:#?}", report.findings)) } else { Ok(()) }
 }
 
-fn check_stores(world: &mut World, options: CheckOptions) -> Result<check::Report, String> {
+pub(super) fn check_stores(world: &mut World, options: CheckOptions) -> Result<check::Report, String> {
     let (store, log) = world.open_devices();
     let checked = world.run(async move { check::check(&store, &[log], options).await }).map_err(ended)?;
     world.forget();
     checked.map_err(|e| format!("check: {e:?}"))
 }
 
-fn stop(world: &mut World, may_close: bool) -> Result<bool, String> {
+pub(super) fn stop(world: &mut World, may_close: bool) -> Result<bool, String> {
     let crashed = world.crash_point.reached();
     let poisoned = world.model.borrow().restart.is_some();
     world.crash_point.disarm();

@@ -248,7 +248,9 @@ impl Verifier {
             let part = read_stamps(vdi, sectors).await;
             observed.extend(part.map_err(|e| format!("read of blocks {blocks:?}: {e:?}"))?);
         }
-        self.model.borrow_mut().report.blocks_compared += observed.len() as u64;
+        let mut model = self.model.borrow_mut();
+        model.report.blocks_compared += observed.len() as u64;
+        model.tell(&format!("{observed:?}"));
         Ok(observed)
     }
 }

@@ -15,6 +15,7 @@ use crate::device::DeviceHandle;
 use crate::device::simulated::{CrashPoint, Faults, Random, SimulatedDisk};
 use crate::engine::{Engine, Env};
 use crate::executor::Executor;
+use crate::sabotage::Point;
 use crate::vdi::Vdi;
 
 /// An operation that takes longer, in virtual time, is stuck.
@@ -97,8 +98,23 @@ impl World {
         self.devices = vec![store.clone(), log.clone()];
         (store, log)
     }
+    /// Stop at the moment that the dice say: at some event of a device, `2^scale` of them from now at most, or at
+    /// a named point.
+    pub fn arm(&mut self, scale: u64) {
+        let events = 1 + self.random.below(1 << scale);
+        if self.random.below(3) == 0 {
+            let point = *self.random.pick(&Point::ALL);
+            self.crash_point.arm_at(point, 1 + self.random.below(3));
+        } else {
+            self.crash_point.arm(events);
+        }
+    }
     /// Everything in memory is gone; the disks are what they are.
     pub fn forget(&mut self) {
+        if let Some(engine) = &self.engine {
+            let stats = engine.shared().log.stats();
+            self.model.borrow_mut().report.laps += stats.segment_bytes_written / stats.ring_bytes;
+        }
         self.open.clear();
         self.engine = None;
         self.executor.abandon_all();
@@ -181,7 +197,10 @@ impl World {
                 if !self.open.contains_key(&name) {
                     let (e, n) = (engine.clone(), name.clone());
                     match self.run(async move { e.open_vdi(&n).await })? {
-                        Ok(vdi) => drop(self.open.insert(name.clone(), vdi)),
+                        Ok(vdi) => {
+                            self.model.borrow_mut().report.opened_late += 1;
+                            self.open.insert(name.clone(), vdi);
+                        }
                         Err(e) => {
                             self.model.borrow_mut().judge("open", &name, &e);
                             return Ok(());
@@ -245,7 +264,13 @@ impl World {
             idle_rounds = if last_end_ns == seen_end_ns { idle_rounds + 1 } else { 0 };
             seen_end_ns = last_end_ns;
             if let Some(why) = self.turn(idle_rounds) {
-                self.model.borrow_mut().fail(why);
+                let held = self.engine.as_ref().is_some_and(|e| !e.status().held.is_empty());
+                if self.options.liar.is_some() && held && self.model.borrow().restart.is_none() {
+                    // What a held disk has in the log cannot be trimmed: when the ring is full the others wait.
+                    self.model.borrow_mut().restart = Some(why);
+                } else {
+                    self.model.borrow_mut().fail(why);
+                }
             }
         }
     }

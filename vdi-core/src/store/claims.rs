@@ -13,6 +13,7 @@ use crate::format::catalogue::{self, ENTRIES_PER_SECTOR};
 use crate::format::extent::{self, ExtentHeader, RegionBits};
 use crate::format::host::{CLAIMS_MAX, Claim};
 use crate::limits::REGION_BLOCKS;
+use crate::sabotage::{Bug, Point, crash_point, seeded_bug};
 use crate::units::{BLOCK_SIZE, ExtentNumber, Generation};
 
 /// Regions claimed at once: 16 MiB of data, 2 MiB of metadata when regions are empty.
@@ -66,8 +67,8 @@ impl Store {
         // Those of an attempt that failed come first: nobody else can claim their regions.
         let unusable = |c: &&ActiveClaim| !c.usable && c.claim.kind == kind;
         let left: Vec<Claim> = self.0.claims.borrow().iter().filter(unusable).map(|c| c.claim).collect();
-        let again = !left.is_empty();
-        let mut new = left.clone();
+        let again = !left.is_empty() && !seeded_bug(Bug::FailedClaimLost);
+        let mut new = if again { left } else { Vec::new() };
         while !again && new.len() < regions {
             let held = self.0.claims.borrow().iter().filter(|c| c.claim.kind == kind).count();
             if held + new.len() >= most {
@@ -86,7 +87,9 @@ impl Store {
         }
         self.write_host_record().await?;
         self.flush().await?;
+        crash_point(Point::ClaimNamed);
         self.write_dirty_bitmaps().await?;
+        crash_point(Point::ClaimWritten);
         self.flush().await?;
         for c in self.0.claims.borrow_mut().iter_mut() {
             c.usable |= new.iter().any(|n| n.start == c.claim.start && n.mask == c.claim.mask);
@@ -126,7 +129,9 @@ impl Store {
         let offset = entry.start_block * crate::units::BLOCK_BYTES;
         self.0.device.write_bufs(offset, smallvec![IoBuf::Owned(head)]).await?;
         self.0.device.flush().await?;
+        crash_point(Point::ExtentHeaded);
         self.write_catalogue_entry(number, entry).await?;
+        crash_point(Point::ExtentLeased);
         self.0.device.flush().await?;
         let generations = vec![generation; extent::bitmap_sectors(g) as usize];
         let free = self.0.bitmaps.borrow_mut().insert(g, number, kind, regions, generations);
@@ -152,7 +157,10 @@ impl Store {
     }
     /// Write what changed in the bitmaps; freed blocks become visible on disk, claims durable with the next flush.
     pub async fn write_dirty_bitmaps(&self) -> Result<()> {
-        let dirty = self.0.bitmaps.borrow_mut().take_dirty(self.uuid());
+        let mut dirty = self.0.bitmaps.borrow_mut().take_dirty(self.uuid());
+        if seeded_bug(Bug::SkipBitmaps) {
+            dirty.clear();
+        }
         let mut first_error = None;
         for (number, index, bytes) in dirty {
             let start_block = self.0.catalogue.borrow().entries[number.0 as usize].start_block;

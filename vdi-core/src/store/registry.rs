@@ -3,6 +3,7 @@
 use super::{HOST_SLOT, Store};
 use crate::error::{Error, ErrorKind, Result};
 use crate::format::registry::{self, RegistryEntry};
+use crate::sabotage::{Point, crash_point};
 use crate::units::{BlockAddr, Generation, VdiId};
 
 /// One registry sector as last seen.
@@ -84,6 +85,7 @@ impl Store {
         let bytes = registry::encode(index as u32, entry.as_ref(), self.uuid(), generation);
         let start = u64::from(self.superblock().registry_start);
         self.write_system_sector(start, index as u32, &bytes).await?;
+        crash_point(Point::RegistryWritten);
         self.0.device.flush().await?;
         let mut registry = self.0.registry.borrow_mut();
         let slot = &mut registry.slots[index];

@@ -10,6 +10,7 @@ use std::collections::VecDeque;
 use std::rc::Rc;
 
 use super::{ExtentKind, Freed, Run, Store};
+use crate::sabotage::{Bug, seeded_bug};
 use crate::units::{BlockAddr, SegmentSeq};
 
 /// Held by every read from before it looks up an address until its device read is over.
@@ -49,7 +50,9 @@ impl Quarantine {
         let mut released = Vec::new();
         while let Some(b) = self.batches.front() {
             // A reader holds the pin of the batch it started in or of an earlier one, so batches leave in order.
-            if Rc::strong_count(&b.readers) > 1 || b.log_through >= log_trimmed_before {
+            let read = Rc::strong_count(&b.readers) > 1 && !seeded_bug(Bug::ReuseUnderReader);
+            let logged = b.log_through >= log_trimmed_before && !seeded_bug(Bug::ReuseBeforeTrim);
+            if read || logged {
                 break;
             }
             if let Some(b) = self.batches.pop_front() {

@@ -2,6 +2,7 @@
 
 use super::{ExtentKind, Store};
 use crate::error::{Error, ErrorKind, Result};
+use crate::sabotage::{Bug, seeded_bug};
 use crate::units::BLOCK_BYTES;
 
 /// Blocks a set of writes may need at its checkpoint.
@@ -89,7 +90,8 @@ impl Space {
         let (data, metadata) =
             (extents(want.data, self.free_data), extents(want.metadata, self.free_metadata));
         // What takes no data blocks does not care how few there are.
-        need.data == 0 && metadata == 0 || data + metadata <= self.free_extents
+        need.data == 0 && metadata == 0 && !seeded_bug(Bug::DiscardNeedsRoom)
+            || data + metadata <= self.free_extents
     }
 }
 
@@ -102,7 +104,7 @@ impl Store {
     /// As [`Store::try_reserve`] for what leads to free space: a part of what is kept back is for that.
     #[must_use]
     pub fn try_reserve_to_free(&self, need: Need) -> bool {
-        self.reserve_beside(need, RESERVE_BLOCKS / 2)
+        self.reserve_beside(need, RESERVE_BLOCKS / if seeded_bug(Bug::DiscardNeedsRoom) { 1 } else { 2 })
     }
     fn reserve_beside(&self, need: Need, kept_back: u64) -> bool {
         let mut s = self.0.space.borrow_mut();

@@ -7,6 +7,7 @@ use crate::buffer::{AlignedBuf, IoBuf};
 use crate::error::{Error, ErrorKind, Result};
 use crate::format::registry::RegistryEntry;
 use crate::format::vdi_record::VdiRecord;
+use crate::sabotage::{Bug, seeded_bug};
 use crate::units::{BlockAddr, Generation};
 
 impl Store {
@@ -45,7 +46,8 @@ impl Store {
                 // A former owner of a reused block may have left a valid record: it is not ours.
                 Ok(r) if r.id != entry.id => {}
                 Ok(r)
-                    if best.is_none_or(|b| (b.lease_epoch, b.generation) < (r.lease_epoch, r.generation)) =>
+                    if best.is_none_or(|b| (b.lease_epoch, b.generation) < (r.lease_epoch, r.generation))
+                        || seeded_bug(Bug::OldSlotWins) =>
                 {
                     best = Some(r);
                 }
@@ -66,7 +68,8 @@ impl Store {
     /// Write a record to the slot its generation selects; durable with the next flush, which must come
     /// before the next write of the same record.
     pub async fn write_record(&self, slots: [BlockAddr; 2], record: &VdiRecord) -> Result<()> {
-        let slot = slots[(record.generation.0 % 2) as usize];
+        let nth = if seeded_bug(Bug::OneRecordSlot) { 0 } else { record.generation.0 % 2 };
+        let slot = slots[nth as usize];
         let block = record.encode(slot, self.uuid());
         let offset = self.offset_bytes(slot, 1)?;
         self.0.device.write(offset, AlignedBuf::copy_of(&block)).await

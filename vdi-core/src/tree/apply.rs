@@ -18,6 +18,7 @@ use crate::error::{Error, Result};
 use crate::executor::{LocalFuture, join_all, yield_now};
 use crate::format::node::{LEVEL_BITS, NodeDraft, entry_blocks};
 use crate::limits::{DEPTH_MAX, NODE_ENTRIES};
+use crate::sabotage::{Bug, seeded_bug};
 use crate::store::Freed;
 use crate::units::{BlockAddr, Epoch, VirtualBlock};
 
@@ -257,7 +258,8 @@ impl Job<'_> {
             for block in change.at.0.max(first)..change.end().min(end) {
                 let index = (block - first) as usize;
                 let before = draft.entry(index);
-                let after = change.entry(block, self.epoch);
+                let birth = if seeded_bug(Bug::BirthTooLate) { self.epoch.next() } else { self.epoch };
+                let after = change.entry(block, birth);
                 if let Some(old) = before {
                     if after.is_some_and(|new| new.addr == old.addr) {
                         return Err(applied_twice(block, old.addr));

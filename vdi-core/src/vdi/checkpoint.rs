@@ -18,6 +18,7 @@ use crate::error::Result;
 use crate::executor::{LocalFuture, join_all, yield_now};
 use crate::format::vdi_record::{Applied, VdiRecord};
 use crate::limits::{CHECKPOINT_INFLIGHT_BYTES_MAX, CHECKPOINT_WRITE_BYTES_MAX};
+use crate::sabotage::{Bug, Point, crash_point, seeded_bug};
 use crate::store::{ExtentKind, Freed, Need, Run};
 use crate::tree::snapshots::{Snapshot, SnapshotLog, SnapshotRecord};
 use crate::tree::{Change, Root, To, apply};
@@ -107,15 +108,19 @@ impl Vdi {
         for epoch in steps {
             if let Some(changes) = epochs.remove(&epoch) {
                 let changes = self.place_epoch(changes).await?;
+                crash_point(Point::DataWritten);
                 let shared = &self.0.shared;
                 let applied = apply(&shared.cache, &root, &changes, epoch, record.threshold).await?;
+                crash_point(Point::NodesWritten);
                 root = applied.root;
                 freed.merge(applied.freed);
                 record.data_blocks = record.data_blocks.saturating_add_signed(applied.data_blocks_delta);
             }
             if events.iter().any(|e| taken(e) == Some(epoch)) {
                 roots.push((epoch, root));
-                record.threshold = record.threshold.max(epoch);
+                if !seeded_bug(Bug::ThresholdNotRaised) {
+                    record.threshold = record.threshold.max(epoch);
+                }
                 record.epoch = record.epoch.max(epoch.next());
             }
         }
@@ -123,11 +128,15 @@ impl Vdi {
             freed.merge(content.placed_runs(blocks).into_iter().collect());
         }
         let mut snapshots = self.0.snapshots.borrow().clone();
+        if seeded_bug(Bug::SnapshotOfTheEnd) {
+            roots.iter_mut().for_each(|(_, r)| *r = root);
+        }
         if !events.is_empty() {
             let events = events.into_iter().map(|e| for_log(e.what, &roots)).collect::<Vec<_>>();
             let appended = snapshots.append(&self.0.shared.store, events, record.epoch).await?;
             freed.merge(appended.freed.into_iter().collect());
             record.snapshots = snapshots.head();
+            crash_point(Point::SnapshotLogWritten);
         }
         (record.root, record.root_crc, record.root_birth) = (root.addr, root.crc, root.birth);
         record.depth = root.depth;
@@ -152,6 +161,7 @@ impl Vdi {
         let mut inline = VecDeque::new();
         for (nth, (at, blocks, content)) in changes.into_iter().enumerate() {
             match &content {
+                Content::Zero if seeded_bug(Bug::DiscardNotApplied) => {}
                 Content::Zero => there.push(Change { at: VirtualBlock(at), blocks, to: To::Absent }),
                 Content::Placed(..) => push_placed(at, blocks, &content, &mut there),
                 Content::Staged(staged, first) => {

@@ -2,11 +2,15 @@
 
 use super::{Shared, Vdi};
 use crate::error::Result;
+use crate::sabotage::{Bug, Point, crash_point, seeded_bug};
 
 impl Vdi {
     /// Everything acknowledged before this call is on stable storage when it returns.
     pub async fn flush(&self) -> Result<()> {
         let _active = self.enter();
+        if seeded_bug(Bug::FlushAtOnce) {
+            return Ok(());
+        }
         self.0.shared.log.flush().await
     }
 }
@@ -16,9 +20,10 @@ impl Shared {
     /// flush of its own, so that no durable record names data in a volatile cache.
     pub async fn flush_placed(&self) -> Result<()> {
         let written = self.placed_written.get();
-        if self.placed_flushed.get() < written {
+        if self.placed_flushed.get() < written && !seeded_bug(Bug::FlushForgetsOutOfLine) {
             self.store.flush().await?;
             self.placed_flushed.set(self.placed_flushed.get().max(written));
+            crash_point(Point::BarrierFlushed);
         }
         Ok(())
     }

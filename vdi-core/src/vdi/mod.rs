@@ -34,6 +34,7 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::executor::{Executor, Signal, TaskLock};
 use crate::format::vdi_record::VdiRecord;
 use crate::log::Log;
+use crate::sabotage::{Bug, seeded_bug};
 use crate::store::{Need, Run, Store};
 use crate::tree::snapshots::SnapshotLog;
 use crate::tree::{NodeCache, Root};
@@ -241,7 +242,9 @@ impl Vdi {
     #[must_use]
     pub fn roots(&self) -> Vec<Root> {
         let snapshots = self.0.snapshots.borrow();
-        std::iter::once(self.0.root.get()).chain(snapshots.list().iter().map(|s| s.root)).collect()
+        let missed = seeded_bug(Bug::MarkMissesSnapshots);
+        let snapshots = snapshots.list().iter().filter(|_| !missed);
+        std::iter::once(self.0.root.get()).chain(snapshots.map(|s| s.root)).collect()
     }
     /// Blocks of this VDI that no tree reaches: its record, its snapshot log, out-of-line data in the overlay.
     #[must_use]
@@ -249,7 +252,9 @@ impl Vdi {
         let single = |addr: &BlockAddr| Run { start: *addr, blocks: 1 };
         let mut runs: Vec<Run> = self.0.slots.iter().map(single).collect();
         runs.extend(self.0.snapshots.borrow().blocks().iter().map(single));
-        runs.extend(self.0.overlay.borrow().placed_runs());
+        if !seeded_bug(Bug::MarkMissesOverlay) {
+            runs.extend(self.0.overlay.borrow().placed_runs());
+        }
         runs
     }
     /// Versions in the overlay: ranges not in the tree yet.

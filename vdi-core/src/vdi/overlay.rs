@@ -16,6 +16,7 @@ use std::ops::Range;
 use smallvec::{SmallVec, smallvec};
 
 use super::content::Content;
+use crate::sabotage::{Bug, seeded_bug};
 use crate::store::Run;
 use crate::units::Epoch;
 
@@ -140,7 +141,8 @@ impl Overlay {
         let version = |skip: u64| Version { epoch, batch, content: content.skip(skip) };
         let alone = covered.iter().all(|(s, _)| {
             let v = &self.map[s].versions;
-            v.len() == 1 && (v[0].epoch, v[0].batch) == (epoch, batch)
+            v.len() == 1
+                && ((v[0].epoch, v[0].batch) == (epoch, batch) || seeded_bug(Bug::DropOverlayVersion))
         });
         if alone {
             // Nothing older to keep: one entry replaces them all, so overwrites do not fragment the map.
@@ -234,7 +236,7 @@ impl Overlay {
         let mut empty: SmallVec<[u64; 64]> = SmallVec::new();
         for (at, entry) in self.map.range_mut(from..).take(entries_max) {
             let before = entry.versions.len();
-            entry.versions.retain(|v| v.batch > batch);
+            entry.versions.retain(|v| v.batch > batch + u64::from(seeded_bug(Bug::ForgetNewerVersion)));
             self.versions -= before - entry.versions.len();
             if entry.versions.is_empty() {
                 empty.push(*at);

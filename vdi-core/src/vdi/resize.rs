@@ -5,6 +5,7 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::executor::TaskGuard;
 use crate::format::vdi_record::VdiRecord;
 use crate::limits::VDI_BYTES_MAX;
+use crate::sabotage::{Bug, Point, crash_point, seeded_bug};
 use crate::tree::grow;
 use crate::tree::snapshots::Snapshot;
 use crate::units::{Epoch, Generation, SECTOR_BYTES};
@@ -18,7 +19,7 @@ impl Vdi {
     pub async fn resize(&self, size_bytes: u64, force: bool) -> Result<()> {
         check_size(size_bytes)?;
         let old = self.size_bytes();
-        if size_bytes < old {
+        if size_bytes < old && !seeded_bug(Bug::ShrinkKeepsData) {
             self.cut_off(size_bytes, old, force).await?;
         }
         let _turn = self.lock_turn().await;
@@ -70,8 +71,8 @@ impl Vdi {
         (record.root, record.root_crc) = (to.root.addr, to.root.crc);
         (record.root_birth, record.depth) = (to.root.birth, to.root.depth);
         record.size_bytes = to.size_bytes;
-        record.threshold = latest;
-        record.epoch = latest.next();
+        record.threshold = if seeded_bug(Bug::RollBackLowersThreshold) { to.epoch } else { latest };
+        record.epoch = if seeded_bug(Bug::RollBackReusesEpoch) { to.epoch.next() } else { latest.next() };
         self.swing(record).await?;
         self.0.size_bytes.set(record.size_bytes);
         self.0.epoch.set(record.epoch);
@@ -86,6 +87,7 @@ impl Vdi {
         store.flush().await?;
         record.generation = Generation(record.generation.0 + 1);
         store.write_record(self.0.slots, &record).await?;
+        crash_point(Point::SwingWritten);
         store.flush().await?;
         self.0.record.set(record);
         self.0.root.set(root_of(&record));

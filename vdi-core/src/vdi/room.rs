@@ -10,6 +10,7 @@ use super::Vdi;
 use crate::error::Result;
 use crate::limits::{NODE_ENTRIES, OVERLAY_VERSIONS_MAX};
 use crate::log::Reservation;
+use crate::sabotage::{Bug, seeded_bug};
 use crate::store::Need;
 
 impl Vdi {
@@ -52,6 +53,10 @@ impl Vdi {
     /// the room that this one was acknowledged with.
     pub(super) fn promise_again(&self, range: &Range<u64>, data: u64, zeros: bool) {
         let (need, leaves) = self.need(range, data, zeros);
+        if seeded_bug(Bug::PromisesNotRepeated) {
+            let _ = self.try_promise(range, data, zeros);
+            return;
+        }
         self.0.shared.store.reserve_again(need);
         self.promised(need, leaves);
     }

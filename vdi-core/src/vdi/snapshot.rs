@@ -5,6 +5,7 @@ use super::Vdi;
 use crate::error::{Error, ErrorKind, Result};
 use crate::limits::{LABEL_BYTES_MAX, OPEN_EPOCHS_MAX};
 use crate::log::Body;
+use crate::sabotage::{Bug, seeded_bug};
 use crate::tree::snapshots::Snapshot;
 use crate::units::{Epoch, VdiSeq};
 
@@ -62,12 +63,15 @@ impl Vdi {
         let body = Body::Snapshot { wall_ns, size_bytes, label: label.unwrap_or_default().into() };
         let taken = |epoch| What::Taken { epoch, wall_ns, size_bytes, label: label.map(str::to_owned) };
         let epoch = self.append_event(body, || self.check_label(label), taken).await?;
-        self.0.shared.log.flush().await?;
+        if !seeded_bug(Bug::SnapshotNotFlushed) {
+            self.0.shared.log.flush().await?;
+        }
         Ok(SnapshotInfo { epoch, wall_ns, size_bytes, label: label.map(str::to_owned), pending: true })
     }
     /// The size is asked too: after a recovery only the record knows of a resize since the snapshot.
     fn is_unchanged_since(&self, s: &SnapshotInfo) -> bool {
-        s.epoch.next() == self.epoch() && s.size_bytes == self.size_bytes()
+        let sizes = s.size_bytes == self.size_bytes() || seeded_bug(Bug::SnapshotSizeForgotten);
+        s.epoch.next() == self.epoch() && sizes
     }
     /// Name a snapshot, or take its name away.
     pub async fn label(&self, epoch: Epoch, label: Option<&str>) -> Result<()> {

@@ -12,6 +12,7 @@ use super::{Ack, Parts, Vdi, blocks_of};
 use crate::buffer::{AlignedBuf, GuestBufs, IoBuf};
 use crate::error::Result;
 use crate::log::{Appended, Body, Origin, Record};
+use crate::sabotage::{Bug, Point, crash_point, seeded_bug};
 use crate::store::{ExtentKind, Need, Run};
 use crate::units::{BLOCK_BYTES, BLOCK_SIZE, SECTOR_BYTES, SegmentSeq, VdiSeq, VirtualBlock};
 
@@ -99,6 +100,7 @@ impl Vdi {
     }
     async fn acknowledge(&self, through: SegmentSeq, ack: Ack) -> Result<()> {
         match ack {
+            Ack::WriteBack if seeded_bug(Bug::AcknowledgeBeforeLog) => Ok(()),
             Ack::WriteBack => self.0.shared.log.written(through).await,
             Ack::WriteThrough => self.0.shared.log.flush().await,
         }
@@ -113,7 +115,8 @@ impl Vdi {
         let guard = match partial {
             false => None,
             true => {
-                let guard = self.0.blocks.lock(&blocks).await;
+                let end = if seeded_bug(Bug::PartialLocksEdges) { blocks.start + 1 } else { blocks.end };
+                let guard = self.0.blocks.lock(&(blocks.start..end)).await;
                 self.read_edges(&blocks, &mut data).await?;
                 Some(guard)
             }
@@ -198,6 +201,7 @@ impl Vdi {
         }
         let shared = &self.0.shared;
         shared.placed_written.set(shared.placed_written.get() + 1);
+        crash_point(Point::OutOfLineWritten);
         Ok(Some(runs))
     }
     async fn append_placed(

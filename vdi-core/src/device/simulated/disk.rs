@@ -17,6 +17,8 @@ pub(super) struct InFlight {
     pub(super) token: Token,
     /// For a flush: the writes before this number were complete when it was submitted.
     pub(super) completed_before: u64,
+    /// Its place in the order of submission.
+    pub(super) nth: u64,
 }
 
 pub(super) struct Unflushed {
@@ -39,6 +41,7 @@ pub(super) struct Disk {
     /// Completed and not covered by a flush, oldest first.
     pub(super) unflushed: Vec<Unflushed>,
     pub(super) writes_completed: u64,
+    pub(super) submitted: u64,
     /// By time of completion, ties broken by dice.
     pub(super) in_flight: BTreeMap<(u64, u64), InFlight>,
     /// Number of the opening that is alive.
@@ -62,6 +65,10 @@ impl Disk {
         self.trace = Random::new(mix ^ self.clock.now_ns()).bits();
     }
     pub(super) fn submit(&mut self, op: Op, token: Token) {
+        if self.crash_point.reached() {
+            // The machine has stopped: this is what it would have done next.
+            return;
+        }
         self.record(&op);
         if op.kind != OpKind::Read {
             self.crash_point.tick();
@@ -74,7 +81,9 @@ impl Disk {
         let due_ns = self.clock.now_ns() + self.random.below(longest + 1);
         let tie = self.random.bits();
         let completed_before = self.writes_completed;
-        let previous = self.in_flight.insert((due_ns, tie), InFlight { op, token, completed_before });
+        let nth = self.submitted;
+        self.submitted += 1;
+        let previous = self.in_flight.insert((due_ns, tie), InFlight { op, token, completed_before, nth });
         assert!(previous.is_none(), "64 random bits are unique");
     }
     pub(super) fn next_due(&mut self) -> Option<InFlight> {
@@ -91,6 +100,10 @@ impl Disk {
                 self.in_flight.insert(key, next);
                 return None;
             }
+        }
+        let earlier = |r: &InFlight| r.op.kind == OpKind::Write && r.nth < next.nth;
+        if next.op.kind == OpKind::Write && self.in_flight.values().any(earlier) {
+            self.counts.add(Fault::Reordered);
         }
         Some(next)
     }
@@ -123,8 +136,12 @@ impl Disk {
             self.counts.add(Fault::ReadError);
             return Err(libc::EIO);
         }
-        let flip = op.len_bytes > 0 && self.random.chance(self.faults.flipped_read);
         let mut at = op.offset_bytes;
+        if self.random.chance(self.faults.misdirected_read) {
+            self.counts.add(Fault::MisdirectedRead);
+            at = self.elsewhere(op.len_bytes);
+        }
+        let flip = op.len_bytes > 0 && self.random.chance(self.faults.flipped_read);
         let flipped = self.random.below(op.bufs.len() as u64) as usize;
         for (index, buf) in op.bufs.iter_mut().enumerate() {
             let len = buf.len();
@@ -159,8 +176,7 @@ impl Disk {
         }
         if self.random.chance(faults.misdirected_write) {
             self.counts.add(Fault::MisdirectedWrite);
-            let room = (self.info.len_bytes - write.bytes.len() as u64) / SECTOR_BYTES + 1;
-            write.offset_bytes = self.random.below(room) * SECTOR_BYTES;
+            write.offset_bytes = self.elsewhere(write.bytes.len() as u64);
         }
         if !write.bytes.is_empty() && self.random.chance(faults.rotten_write) {
             self.counts.add(Fault::RottenWrite);
@@ -168,6 +184,33 @@ impl Disk {
         }
         self.apply(write);
         Ok(())
+    }
+    /// Where `len_bytes` bytes fit: most often where something lies already.
+    fn elsewhere(&mut self, len_bytes: u64) -> u64 {
+        let last = self.info.len_bytes - len_bytes;
+        let written = self.visible.written_blocks();
+        let at = match written.is_empty() || self.random.below(4) == 0 {
+            true => self.random.below(last / SECTOR_BYTES + 1) * SECTOR_BYTES,
+            false => self.random.pick(&written) * BLOCK_BYTES + self.random.below(2) * 4 * SECTOR_BYTES,
+        };
+        at.min(last)
+    }
+    /// A bit of some block that holds something turns, on the medium.
+    pub(super) fn rot(&mut self) {
+        let written = self.visible.written_blocks();
+        if written.is_empty() {
+            return;
+        }
+        self.counts.add(Fault::RottenSector);
+        let at = self.random.pick(&written) * BLOCK_BYTES
+            + self.random.below(BLOCK_BYTES / SECTOR_BYTES) * SECTOR_BYTES;
+        let bit = self.random.below(SECTOR_BYTES * 8);
+        for media in [&self.durable, &self.visible] {
+            let mut sector = [0; SECTOR];
+            media.read(at, &mut sector);
+            sector[(bit / 8) as usize] ^= 1 << (bit % 8);
+            media.write(at, &sector);
+        }
     }
     fn flush(&mut self, completed_before: u64) -> Result<(), i32> {
         if self.random.chance(self.faults.flush_error) {

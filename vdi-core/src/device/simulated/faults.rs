@@ -15,10 +15,16 @@ pub enum Fault {
     LostWrite,
     /// A write was acknowledged and landed elsewhere.
     MisdirectedWrite,
+    /// A read was answered with what lies elsewhere.
+    MisdirectedRead,
     /// One bit of a write is wrong on the medium.
     RottenWrite,
     /// One bit of what a read returned is wrong; the medium is right.
     FlippedRead,
+    /// One bit of what had lain on the medium for long is wrong.
+    RottenSector,
+    /// A write ended before one that was submitted earlier.
+    Reordered,
     /// An operation took long.
     Slow,
     /// Power was lost.
@@ -37,15 +43,18 @@ pub struct FaultCounts([u64; FaultCounts::KINDS.len()]);
 
 impl FaultCounts {
     /// Every kind.
-    pub const KINDS: [Fault; 13] = [
+    pub const KINDS: [Fault; 16] = [
         Fault::ReadError,
         Fault::WriteError,
         Fault::FlushError,
         Fault::NoSpace,
         Fault::LostWrite,
         Fault::MisdirectedWrite,
+        Fault::MisdirectedRead,
         Fault::RottenWrite,
         Fault::FlippedRead,
+        Fault::RottenSector,
+        Fault::Reordered,
         Fault::Slow,
         Fault::PowerLoss,
         Fault::Kill,
@@ -84,6 +93,8 @@ pub struct Faults {
     pub lost_write: u32,
     /// [`Fault::MisdirectedWrite`]
     pub misdirected_write: u32,
+    /// [`Fault::MisdirectedRead`]
+    pub misdirected_read: u32,
     /// [`Fault::RottenWrite`]
     pub rotten_write: u32,
     /// [`Fault::FlippedRead`]

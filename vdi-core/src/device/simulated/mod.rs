@@ -26,6 +26,7 @@ use super::{Completion, Device, DeviceInfo, Op};
 use crate::buffer::AlignedBuf;
 use crate::clock::ManualClock;
 use crate::executor::Token;
+use crate::sabotage::{self, Point};
 use crate::units::SECTOR_BYTES;
 
 use disk::Disk;
@@ -40,16 +41,23 @@ pub struct CrashPoint(Rc<Cell<Option<u64>>>);
 impl CrashPoint {
     /// Crash at the `events`-th submission or completion of a write, flush or discard from now.
     pub fn arm(&self, events: u64) {
+        sabotage::disarm();
         self.0.set(Some(events.max(1)));
+    }
+    /// Crash when `point` is passed for the `nth` time from now.
+    pub fn arm_at(&self, point: Point, nth: u64) {
+        self.0.set(None);
+        sabotage::arm(point, nth);
     }
     /// No crash.
     pub fn disarm(&self) {
         self.0.set(None);
+        sabotage::disarm();
     }
     /// True once the moment has come: nothing completes any more.
     #[must_use]
     pub fn reached(&self) -> bool {
-        self.0.get() == Some(0)
+        self.0.get() == Some(0) || sabotage::stopped()
     }
     fn tick(&self) {
         self.0.set(self.0.get().map(|n| n.saturating_sub(1)));
@@ -88,6 +96,7 @@ impl SimulatedDisk {
             visible: Media::default(),
             unflushed: Vec::new(),
             writes_completed: 0,
+            submitted: 0,
             in_flight: BTreeMap::new(),
             life: 0,
             trace: 0,
@@ -107,6 +116,10 @@ impl SimulatedDisk {
         );
         disk.life += 1;
         SimulatedDevice { disk: Rc::clone(&self.0), info: disk.info.clone(), life: disk.life }
+    }
+    /// One bit of what lies on the medium turns.
+    pub fn rot(&self) {
+        self.0.borrow_mut().rot();
     }
     /// The process dies, the disk goes on: each write in flight happens whole, in part or not at all. What was
     /// not flushed still is not.

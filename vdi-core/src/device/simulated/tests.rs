@@ -141,6 +141,7 @@ fn each_fault_on_the_menu_happens_and_is_counted() {
         (Fault::NoSpace, Faults { no_space: always, ..Faults::default() }),
         (Fault::LostWrite, Faults { lost_write: always, ..Faults::default() }),
         (Fault::MisdirectedWrite, Faults { misdirected_write: always, ..Faults::default() }),
+        (Fault::MisdirectedRead, Faults { misdirected_read: always, ..Faults::default() }),
         (Fault::RottenWrite, Faults { rotten_write: always, ..Faults::default() }),
         (Fault::FlippedRead, Faults { flipped_read: always, ..Faults::default() }),
         (Fault::Slow, Faults { slow: always, slow_ns_max: 1 << 30, ..Faults::default() }),

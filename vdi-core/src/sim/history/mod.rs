@@ -117,6 +117,13 @@ impl History {
         }
         copy
     }
+    /// The history of a disk whose device may have forgotten what it called durable.
+    #[must_use]
+    pub fn without_promises(&self) -> History {
+        let mut copy = self.clone();
+        copy.changes.iter_mut().for_each(|c| c.durable = false);
+        copy
+    }
     /// Whether `observed` may be what the disk holds, given that what was acknowledged before `bound` must be there.
     pub fn check(
         &self,

@@ -1,0 +1,289 @@
+//! The deliberate bugs.
+
+/// A mistake that a simulated world can be run with.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+pub enum Bug {
+    /// A round writes the VDI records before data and nodes are flushed.
+    SkipFlushBeforeRecord,
+    /// A round trims the log while the VDI records are in a volatile cache.
+    SkipFlushAfterRecord,
+    /// A round does not say how far its claims are used.
+    SkipHostRecord,
+    /// Bitmaps are never written.
+    SkipBitmaps,
+    /// A trim forgets all that was appended, cut or not.
+    TrimTooSoon,
+    /// A trim asks only the disks that were open when the round began.
+    TrimAsksCutDisksOnly,
+    /// A write-back write is acknowledged before its segment is on the device.
+    AcknowledgeBeforeLog,
+    /// A guest's flush returns without flushing.
+    FlushAtOnce,
+    /// A flush waits only for what was sent.
+    FlushForgetsOpenSegment,
+    /// What was written while the device flushed counts as flushed.
+    FlushCoversTooMuch,
+    /// The log is flushed before the out-of-line data it names.
+    FlushForgetsOutOfLine,
+    /// A segment counts as written before those ahead of it.
+    WrittenOutOfOrder,
+    /// A snapshot is acknowledged from memory.
+    SnapshotNotFlushed,
+    /// Freed blocks are reused while log records name them.
+    ReuseBeforeTrim,
+    /// Freed blocks are reused while a read is on its way to them.
+    ReuseUnderReader,
+    /// The ring's space is reused before the log's head is durable.
+    SpaceBeforeHead,
+    /// The node cache neither forgets freed nodes nor asks for the checksum.
+    CacheTrustsAddress,
+    /// A write replaces the version of an earlier epoch in the overlay.
+    DropOverlayVersion,
+    /// A checkpoint forgets versions written after its cut.
+    ForgetNewerVersion,
+    /// An explicit zero in the overlay shows the tree below it.
+    ZeroIsAHole,
+    /// A checkpoint leaves discarded blocks in the tree.
+    DiscardNotApplied,
+    /// A partial write locks its first block only.
+    PartialLocksEdges,
+    /// Blocks are born an epoch too late: those of a snapshot are freed.
+    BirthTooLate,
+    /// A snapshot does not protect its blocks.
+    ThresholdNotRaised,
+    /// A clone frees blocks of the snapshot it was made from.
+    CloneOwnsParent,
+    /// A roll-back sets the threshold to its snapshot's.
+    RollBackLowersThreshold,
+    /// A roll-back gives out epoch numbers again.
+    RollBackReusesEpoch,
+    /// A snapshot's root is the one at the end of the batch.
+    SnapshotOfTheEnd,
+    /// A snapshot after a resize is taken for a second name of the last one.
+    SnapshotSizeForgotten,
+    /// A smaller disk keeps what was cut off.
+    ShrinkKeepsData,
+    /// Of the two slots of a VDI record the older counts.
+    OldSlotWins,
+    /// A VDI record is always written to the same slot.
+    OneRecordSlot,
+    /// A new VDI is registered before its record is flushed.
+    RegistryBeforeRecord,
+    /// A restart replays records that the tree has.
+    ReplaysApplied,
+    /// A restart takes out-of-line records whose data never arrived.
+    TornDataCounts,
+    /// A restart takes the last segments without looking at their data.
+    TornTailCounts,
+    /// Records that one restart left out count at the next.
+    VoidRecordsComeBack,
+    /// Segments claim that all before them was flushed.
+    DurableTooHigh,
+    /// A restart forgets what room the log's records were promised.
+    PromisesNotRepeated,
+    /// A restart on a full store does not look for leaks.
+    LeaksStay,
+    /// Regions of a claim that failed are never claimed again.
+    FailedClaimLost,
+    /// Discards and removals ask for as much room as writes.
+    DiscardNeedsRoom,
+    /// A collection frees what only snapshots reach.
+    MarkMissesSnapshots,
+    /// A collection frees what only log records name.
+    MarkMissesOverlay,
+    /// A collection frees claimed blocks and what waits in quarantine.
+    MarkMissesClaims,
+    /// A collection does not wait for out-of-line writes.
+    MarkUnderPlacing,
+    /// A VDI record older than the log remembers is taken for the newest.
+    StaleRecordTrusted,
+    /// Data is handed out without a look at its checksum.
+    DataUnchecked,
+}
+
+impl Bug {
+    /// Every bug.
+    pub const ALL: [Bug; 48] = [
+        Bug::SkipFlushBeforeRecord,
+        Bug::SkipFlushAfterRecord,
+        Bug::SkipHostRecord,
+        Bug::SkipBitmaps,
+        Bug::TrimTooSoon,
+        Bug::TrimAsksCutDisksOnly,
+        Bug::AcknowledgeBeforeLog,
+        Bug::FlushAtOnce,
+        Bug::FlushForgetsOpenSegment,
+        Bug::FlushCoversTooMuch,
+        Bug::FlushForgetsOutOfLine,
+        Bug::WrittenOutOfOrder,
+        Bug::SnapshotNotFlushed,
+        Bug::ReuseBeforeTrim,
+        Bug::ReuseUnderReader,
+        Bug::SpaceBeforeHead,
+        Bug::CacheTrustsAddress,
+        Bug::DropOverlayVersion,
+        Bug::ForgetNewerVersion,
+        Bug::ZeroIsAHole,
+        Bug::DiscardNotApplied,
+        Bug::PartialLocksEdges,
+        Bug::BirthTooLate,
+        Bug::ThresholdNotRaised,
+        Bug::CloneOwnsParent,
+        Bug::RollBackLowersThreshold,
+        Bug::RollBackReusesEpoch,
+        Bug::SnapshotOfTheEnd,
+        Bug::SnapshotSizeForgotten,
+        Bug::ShrinkKeepsData,
+        Bug::OldSlotWins,
+        Bug::OneRecordSlot,
+        Bug::RegistryBeforeRecord,
+        Bug::ReplaysApplied,
+        Bug::TornDataCounts,
+        Bug::TornTailCounts,
+        Bug::VoidRecordsComeBack,
+        Bug::DurableTooHigh,
+        Bug::PromisesNotRepeated,
+        Bug::LeaksStay,
+        Bug::FailedClaimLost,
+        Bug::DiscardNeedsRoom,
+        Bug::MarkMissesSnapshots,
+        Bug::MarkMissesOverlay,
+        Bug::MarkMissesClaims,
+        Bug::MarkUnderPlacing,
+        Bug::StaleRecordTrusted,
+        Bug::DataUnchecked,
+    ];
+    /// Its name in reports and on the command line, and what it does.
+    #[must_use]
+    pub fn name_and_effect(self) -> (&'static str, &'static str) {
+        match self {
+            Bug::SkipFlushBeforeRecord => (
+                "skip-flush-before-record",
+                "A round writes the VDI records before data and nodes are flushed.",
+            ),
+            Bug::SkipFlushAfterRecord => (
+                "skip-flush-after-record",
+                "A round trims the log while the VDI records are in a volatile cache.",
+            ),
+            Bug::SkipHostRecord => ("skip-host-record", "A round does not say how far its claims are used."),
+            Bug::SkipBitmaps => ("skip-bitmaps", "Bitmaps are never written."),
+            Bug::TrimTooSoon => ("trim-too-soon", "A trim forgets all that was appended, cut or not."),
+            Bug::TrimAsksCutDisksOnly => (
+                "trim-asks-cut-disks-only",
+                "A trim asks only the disks that were open when the round began.",
+            ),
+            Bug::AcknowledgeBeforeLog => (
+                "acknowledge-before-log",
+                "A write-back write is acknowledged before its segment is on the device.",
+            ),
+            Bug::FlushAtOnce => ("flush-at-once", "A guest's flush returns without flushing."),
+            Bug::FlushForgetsOpenSegment => {
+                ("flush-forgets-open-segment", "A flush waits only for what was sent.")
+            }
+            Bug::FlushCoversTooMuch => {
+                ("flush-covers-too-much", "What was written while the device flushed counts as flushed.")
+            }
+            Bug::FlushForgetsOutOfLine => {
+                ("flush-forgets-out-of-line", "The log is flushed before the out-of-line data it names.")
+            }
+            Bug::WrittenOutOfOrder => {
+                ("written-out-of-order", "A segment counts as written before those ahead of it.")
+            }
+            Bug::SnapshotNotFlushed => ("snapshot-not-flushed", "A snapshot is acknowledged from memory."),
+            Bug::ReuseBeforeTrim => {
+                ("reuse-before-trim", "Freed blocks are reused while log records name them.")
+            }
+            Bug::ReuseUnderReader => {
+                ("reuse-under-reader", "Freed blocks are reused while a read is on its way to them.")
+            }
+            Bug::SpaceBeforeHead => {
+                ("space-before-head", "The ring's space is reused before the log's head is durable.")
+            }
+            Bug::CacheTrustsAddress => (
+                "cache-trusts-address",
+                "The node cache neither forgets freed nodes nor asks for the checksum.",
+            ),
+            Bug::DropOverlayVersion => {
+                ("drop-overlay-version", "A write replaces the version of an earlier epoch in the overlay.")
+            }
+            Bug::ForgetNewerVersion => {
+                ("forget-newer-version", "A checkpoint forgets versions written after its cut.")
+            }
+            Bug::ZeroIsAHole => {
+                ("zero-is-a-hole", "An explicit zero in the overlay shows the tree below it.")
+            }
+            Bug::DiscardNotApplied => {
+                ("discard-not-applied", "A checkpoint leaves discarded blocks in the tree.")
+            }
+            Bug::PartialLocksEdges => ("partial-locks-edges", "A partial write locks its first block only."),
+            Bug::BirthTooLate => {
+                ("birth-too-late", "Blocks are born an epoch too late: those of a snapshot are freed.")
+            }
+            Bug::ThresholdNotRaised => ("threshold-not-raised", "A snapshot does not protect its blocks."),
+            Bug::CloneOwnsParent => {
+                ("clone-owns-parent", "A clone frees blocks of the snapshot it was made from.")
+            }
+            Bug::RollBackLowersThreshold => {
+                ("roll-back-lowers-threshold", "A roll-back sets the threshold to its snapshot's.")
+            }
+            Bug::RollBackReusesEpoch => {
+                ("roll-back-reuses-epoch", "A roll-back gives out epoch numbers again.")
+            }
+            Bug::SnapshotOfTheEnd => {
+                ("snapshot-of-the-end", "A snapshot's root is the one at the end of the batch.")
+            }
+            Bug::SnapshotSizeForgotten => (
+                "snapshot-size-forgotten",
+                "A snapshot after a resize is taken for a second name of the last one.",
+            ),
+            Bug::ShrinkKeepsData => ("shrink-keeps-data", "A smaller disk keeps what was cut off."),
+            Bug::OldSlotWins => ("old-slot-wins", "Of the two slots of a VDI record the older counts."),
+            Bug::OneRecordSlot => ("one-record-slot", "A VDI record is always written to the same slot."),
+            Bug::RegistryBeforeRecord => {
+                ("registry-before-record", "A new VDI is registered before its record is flushed.")
+            }
+            Bug::ReplaysApplied => ("replays-applied", "A restart replays records that the tree has."),
+            Bug::TornDataCounts => {
+                ("torn-data-counts", "A restart takes out-of-line records whose data never arrived.")
+            }
+            Bug::TornTailCounts => {
+                ("torn-tail-counts", "A restart takes the last segments without looking at their data.")
+            }
+            Bug::VoidRecordsComeBack => {
+                ("void-records-come-back", "Records that one restart left out count at the next.")
+            }
+            Bug::DurableTooHigh => ("durable-too-high", "Segments claim that all before them was flushed."),
+            Bug::PromisesNotRepeated => {
+                ("promises-not-repeated", "A restart forgets what room the log's records were promised.")
+            }
+            Bug::LeaksStay => ("leaks-stay", "A restart on a full store does not look for leaks."),
+            Bug::FailedClaimLost => {
+                ("failed-claim-lost", "Regions of a claim that failed are never claimed again.")
+            }
+            Bug::DiscardNeedsRoom => {
+                ("discard-needs-room", "Discards and removals ask for as much room as writes.")
+            }
+            Bug::MarkMissesSnapshots => {
+                ("mark-misses-snapshots", "A collection frees what only snapshots reach.")
+            }
+            Bug::MarkMissesOverlay => {
+                ("mark-misses-overlay", "A collection frees what only log records name.")
+            }
+            Bug::MarkMissesClaims => {
+                ("mark-misses-claims", "A collection frees claimed blocks and what waits in quarantine.")
+            }
+            Bug::MarkUnderPlacing => {
+                ("mark-under-placing", "A collection does not wait for out-of-line writes.")
+            }
+            Bug::StaleRecordTrusted => {
+                ("stale-record-trusted", "A VDI record older than the log remembers is taken for the newest.")
+            }
+            Bug::DataUnchecked => ("data-unchecked", "Data is handed out without a look at its checksum."),
+        }
+    }
+    /// The bug of this name.
+    #[must_use]
+    pub fn named(name: &str) -> Option<Bug> {
+        Bug::ALL.into_iter().find(|b| b.name_and_effect().0 == name)
+    }
+}
