@@ -12,7 +12,11 @@ use parallax_benches::settings::{number, words};
 use parallax_benches::target::Target;
 use parallax_benches::target::parallax::{Options, Parallax};
 
-const BLOCK: usize = 4096;
+/// Size of a write where the log is no larger than 4 GiB; beyond, the overlay's bound of a million ranges would
+/// empty it before it is full.
+const WRITE_BYTES: usize = 4 << 10;
+const LARGE_WRITE_BYTES: usize = 16 << 10;
+const READ_BYTES: usize = 1 << 20;
 const DEPTH: usize = 64;
 const MEMORY_BYTES: usize = 8 << 20;
 
@@ -60,7 +64,8 @@ fn once(place: &Place, log_size: &str, log_bytes: u64, seed: u64) -> io::Result<
         pin: false,
         late_checkpoints: true,
     })?;
-    let mut model = Model::new(span_bytes, seed);
+    let write_bytes = if log_bytes <= 4 << 30 { WRITE_BYTES } else { LARGE_WRITE_BYTES };
+    let mut model = Model::new(span_bytes, write_bytes, seed);
     let mut disk = Disk::connect_within(parallax.socket(), 1, MEMORY_BYTES, Duration::from_secs(10))?;
     let log_mib = model.write_until_full(&parallax, &mut disk.queues[0], log_bytes)?;
     parallax.kill();
@@ -68,7 +73,7 @@ fn once(place: &Place, log_size: &str, log_bytes: u64, seed: u64) -> io::Result<
     let start = Instant::now();
     parallax.restart()?;
     let mut disk = Disk::connect_within(parallax.socket(), 1, MEMORY_BYTES, Duration::from_secs(120))?;
-    disk.queues[0].read(0, 0, BLOCK, 0);
+    disk.queues[0].read(0, 0, WRITE_BYTES, 0);
     disk.queues[0].wait()?;
     let first_ms = start.elapsed().as_secs_f64() * 1e3;
     model.verify(&mut disk.queues[0])?;
@@ -79,6 +84,7 @@ fn once(place: &Place, log_size: &str, log_bytes: u64, seed: u64) -> io::Result<
 
 /// The version each block must hold, and the one it may hold because its write was not acknowledged.
 struct Model {
+    write_bytes: usize,
     seed: u64,
     random: Random,
     acknowledged: Vec<u32>,
@@ -86,20 +92,26 @@ struct Model {
 }
 
 impl Model {
-    fn new(span_bytes: u64, seed: u64) -> Model {
-        let blocks = (span_bytes / BLOCK as u64) as usize;
-        Model { seed, random: Random(seed), acknowledged: vec![0; blocks], pending: vec![None; DEPTH] }
+    fn new(span_bytes: u64, write_bytes: usize, seed: u64) -> Model {
+        let blocks = span_bytes as usize / write_bytes;
+        Model {
+            write_bytes,
+            seed,
+            random: Random(seed),
+            acknowledged: vec![0; blocks],
+            pending: vec![None; DEPTH],
+        }
     }
 
-    /// Keep `DEPTH` random writes in flight until the log is about as full as it ever gets; they stay in flight at the
-    /// end. Returns how much the log then holds, MiB.
+    /// Keep `DEPTH` random writes in flight until nine tenths of the log are in use; they stay in flight at the end.
+    /// Returns how much the log then holds, MiB.
     fn write_until_full(
         &mut self,
         parallax: &Parallax,
         queue: &mut Queue,
         log_bytes: u64,
     ) -> io::Result<f64> {
-        let (mut written, mut peak) = (0u64, 0u64);
+        let mut written = 0u64;
         for slot in 0..DEPTH {
             self.submit(queue, slot);
         }
@@ -110,9 +122,8 @@ impl Model {
             }
             let status = parallax.control()?.ask("GET", "/status", None)?;
             let used = status["log"]["used_bytes"].as_u64().unwrap_or(0);
-            peak = peak.max(used);
-            let full = written > log_bytes * 3 / 2 && used >= peak / 10 * 9;
-            if full || written > 4 * log_bytes {
+            // Just before the daemon would begin to empty it.
+            if used >= log_bytes / 10 * 9 {
                 return Ok(used as f64 / f64::from(1 << 20));
             }
         }
@@ -129,7 +140,7 @@ impl Model {
             self.acknowledged[block] = version;
             self.submit(queue, *slot);
         }
-        Ok((done.len() * BLOCK) as u64)
+        Ok((done.len() * self.write_bytes) as u64)
     }
 
     /// One write to a block that no other slot is writing.
@@ -143,26 +154,26 @@ impl Model {
         };
         let version = self.acknowledged[block] + 1;
         self.pending[slot] = Some((block, version));
-        queue.fill(slot * BLOCK, &content(self.seed, block, version));
-        queue.write((block * BLOCK) as u64, slot * BLOCK, BLOCK, slot);
+        let bytes = self.write_bytes;
+        queue.fill(slot * bytes, &self.content(block, version));
+        queue.write((block * bytes) as u64, slot * bytes, bytes, slot);
     }
 
     /// Read the whole disk and compare every byte.
     fn verify(&self, queue: &mut Queue) -> io::Result<()> {
-        const READ: usize = 256;
-        let mut bytes = vec![0u8; READ * BLOCK];
-        for first in (0..self.acknowledged.len()).step_by(READ) {
-            queue.read((first * BLOCK) as u64, 0, READ * BLOCK, 0);
+        let mut bytes = vec![0u8; READ_BYTES];
+        for first in (0..self.acknowledged.len()).step_by(READ_BYTES / self.write_bytes) {
+            queue.read((first * self.write_bytes) as u64, 0, READ_BYTES, 0);
             if let Some(failed) = queue.wait()?.iter().find(|d| d.result != 0) {
                 return Err(io::Error::from_raw_os_error(-failed.result));
             }
             queue.copy_out(0, &mut bytes);
-            for (i, found) in bytes.chunks(BLOCK).enumerate() {
+            for (i, found) in bytes.chunks(self.write_bytes).enumerate() {
                 let block = first + i;
                 let version = self.acknowledged[block];
                 let pending = self.pending.iter().flatten().find(|(b, _)| *b == block);
-                let pending = pending.is_some_and(|(_, v)| found == content(self.seed, block, *v));
-                if !pending && found != content(self.seed, block, version) {
+                let pending = pending.is_some_and(|(_, v)| found == self.content(block, *v));
+                if !pending && found != self.content(block, version) {
                     return Err(io::Error::other(format!(
                         "block {block} does not hold its acknowledged version {version}: begins {:02x?}",
                         &found[..16]
@@ -172,14 +183,14 @@ impl Model {
         }
         Ok(())
     }
-}
 
-/// What version `version` of a block holds; version 0 is zeros.
-fn content(seed: u64, block: usize, version: u32) -> [u8; BLOCK] {
-    let mut bytes = [0u8; BLOCK];
-    if version > 0 {
-        let mut random = Random(seed ^ ((block as u64) << 32) ^ u64::from(version));
-        bytes.chunks_mut(8).for_each(|c| c.copy_from_slice(&random.next().to_le_bytes()));
+    /// What version `version` of a block holds; version 0 is zeros.
+    fn content(&self, block: usize, version: u32) -> Vec<u8> {
+        let mut bytes = vec![0u8; self.write_bytes];
+        if version > 0 {
+            let mut random = Random(self.seed ^ ((block as u64) << 32) ^ u64::from(version));
+            bytes.chunks_mut(8).for_each(|c| c.copy_from_slice(&random.next().to_le_bytes()));
+        }
+        bytes
     }
-    bytes
 }
