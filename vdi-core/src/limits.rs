@@ -40,6 +40,10 @@ pub const LOG_RING_BYTES_MIN: u64 = 1 << 20;
 pub const LOG_VDIS_MAX: usize = 4000;
 /// Bytes written to the log and not yet flushed; also bounds what a recovery must verify and look ahead.
 pub const LOG_UNFLUSHED_BYTES_MAX: u64 = 16 << 20;
+/// One part in this many of a log's ring is kept free of ordinary records: room to write those of VDIs that
+/// cannot checkpoint again further on, so that the log can be trimmed past them. All such copies together take no
+/// more than this.
+pub const LOG_COPIES_SHARE: u64 = 16;
 /// Segments' worth of records waiting in memory to be written, in flight included.
 pub const LOG_STAGED_SEGMENTS_MAX: u64 = 8;
 /// Smallest log ring, bytes: several segments of the largest size.
@@ -69,6 +73,8 @@ const _: () = {
     assert!(NODE_ENTRIES * 16 == BLOCK_SIZE);
     let segment = (SEGMENT_DATA_BLOCKS_MAX * BLOCK_SIZE + SEGMENT_HEAD_BYTES_MAX) as u64;
     assert!(segment * (SEGMENTS_IN_FLIGHT_MAX as u64 + 1) < LOG_BYTES_MIN);
+    // The smallest ring's share takes one batch of copies.
+    assert!(LOG_RING_BYTES_MIN / LOG_COPIES_SHARE >= SEGMENT_HEAD_BYTES_MAX as u64);
     // A request that starts and ends within a block touches one block more than it fills.
     assert!(CHECKPOINT_WRITE_BYTES_MAX <= CHECKPOINT_INFLIGHT_BYTES_MAX);
 };

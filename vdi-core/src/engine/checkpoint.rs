@@ -13,10 +13,12 @@ use crate::units::SegmentSeq;
 use crate::vdi::Vdi;
 use crate::vdi::checkpoint::Prepared;
 
-/// Rounds that may fail one after the other before the VDIs concerned take no more writes.
+/// Rounds that may fail as a whole, one after the other, before VDIs that wait for one take no more writes.
 const FAILED_ROUNDS_MAX: u32 = 3;
 /// Pause after a failed round, ns.
 const RETRY_NS: u64 = 500_000_000;
+/// Longest between two rounds while a VDI is held whose checkpoint fails, ns.
+const HELD_RETRY_NS: u64 = 60_000_000_000;
 
 impl Engine {
     /// The background task: checkpoints on request (log space, a writer short of credit) and by age.
@@ -45,6 +47,9 @@ impl Engine {
             if deadline.is_none() && shared.pressure.dirty.get() && !self.0.options.late_checkpoints {
                 deadline = Some(executor.now_ns() + self.0.options.checkpoint_age_ns);
             }
+            if deadline.is_none() && self.0.vdis.borrow().values().any(Vdi::is_stuck) {
+                deadline = Some(executor.now_ns() + HELD_RETRY_NS);
+            }
             match deadline {
                 None => wake.await,
                 Some(ns) if executor.now_ns() >= ns => return,
@@ -62,25 +67,38 @@ impl Engine {
         pressure.running.set(false);
         pressure.count.set(pressure.count.get() + 1);
         pressure.ended.notify();
-        match &result {
-            Ok(()) => self.0.failed_rounds.set(0),
-            Err(e) => self.round_failed(e),
+        match result {
+            Ok(problem) => {
+                self.0.failed_rounds.set(0);
+                if let Some(e) = problem {
+                    self.count_failure();
+                    return Err(e);
+                }
+                Ok(())
+            }
+            Err(e) => {
+                self.round_failed(&e);
+                Err(e)
+            }
         }
-        result
     }
-    fn round_failed(&self, e: &Error) {
-        self.0.failed_rounds.set(self.0.failed_rounds.get() + 1);
+    fn count_failure(&self) {
         let mut stats = self.0.stats.get();
         stats.failures += 1;
         self.0.stats.set(stats);
         self.0.shared.pressure.dirty.set(true);
+    }
+    fn round_failed(&self, e: &Error) {
+        self.0.failed_rounds.set(self.0.failed_rounds.get() + 1);
+        self.count_failure();
         if self.0.failed_rounds.get() >= FAILED_ROUNDS_MAX && e.kind() != ErrorKind::NoSpace {
             for vdi in self.0.vdis.borrow().values().filter(|v| v.oldest_segment().is_some()) {
-                vdi.hold(e.duplicate());
+                vdi.hold_until_checkpointed(e.duplicate());
             }
         }
     }
-    async fn round(&self) -> Result<()> {
+    /// Returns why the checkpoint of a single VDI failed that is not held yet, while the others' went on.
+    async fn round(&self) -> Result<Option<Error>> {
         let shared = &self.0.shared;
         let started = self.0.env.clock.now_ns();
         let vdis: Vec<Vdi> = self.0.vdis.borrow().values().cloned().collect();
@@ -90,7 +108,7 @@ impl Engine {
         }
         let through = shared.log.newest();
         shared.staging.taken();
-        let cuts: Vec<_> = vdis.iter().map(|v| (v, v.cut(through))).collect();
+        let cuts: Vec<_> = vdis.iter().filter(|v| v.is_due()).map(|v| (v, v.cut(through))).collect();
         let mut prepared: Vec<(&Vdi, Prepared)> = Vec::new();
         let mut problem = None;
         for (vdi, cut) in cuts {
@@ -99,10 +117,8 @@ impl Engine {
                 Ok(p) => prepared.push((vdi, p)),
                 Err((cut, e)) => {
                     vdi.uncut(cut);
-                    if e.kind() == ErrorKind::Corrupt {
-                        // One bad disk: held, and its neighbours go on.
-                        vdi.hold(e);
-                    } else {
+                    // One bad disk: held, and its neighbours go on.
+                    if !vdi.checkpoint_failed(&e) {
                         problem.get_or_insert(e);
                     }
                 }
@@ -128,7 +144,10 @@ impl Engine {
         drop(turns);
         crash_point(Point::Published);
         self.trim(&vdis, through).await?;
-        problem.map_or(Ok(()), Err)
+        if self.move_held().await? {
+            self.trim(&vdis, shared.log.newest()).await?;
+        }
+        Ok(problem)
     }
     async fn flush_store(&self) -> Result<()> {
         let result = self.0.shared.store.flush().await;
@@ -188,7 +207,7 @@ impl Engine {
     async fn trim(&self, cut: &[Vdi], through: SegmentSeq) -> Result<()> {
         let shared = &self.0.shared;
         // All that are open now: one opened after the round began was not cut, and may have records below.
-        let mut oldest = self.0.vdis.borrow().values().filter_map(Vdi::oldest_segment).min();
+        let mut oldest = self.oldest_needed();
         if seeded_bug(Bug::TrimAsksCutDisksOnly) {
             oldest = cut.iter().filter_map(Vdi::oldest_segment).min();
         }

@@ -58,9 +58,13 @@ impl Engine {
     pub async fn tree(&self) -> Result<Vec<TreeVdi>> {
         let mut out = Vec::new();
         for entry in self.store().vdis() {
-            let Ok(vdi) = self.open_entry(&entry).await else {
-                out.push(TreeVdi { vdi: VdiInfo::unreadable(&entry), parent: None, snapshots: Vec::new() });
-                continue;
+            let vdi = match self.open_entry(&entry).await {
+                Ok(vdi) => vdi,
+                Err(e) => {
+                    let vdi = VdiInfo::unreadable(&entry, &e);
+                    out.push(TreeVdi { vdi, parent: None, snapshots: Vec::new() });
+                    continue;
+                }
             };
             out.push(TreeVdi {
                 vdi: VdiInfo::of(&entry, &vdi),

@@ -81,6 +81,9 @@ impl Engine {
             return Ok(v.clone());
         }
         let _turn = self.0.opening.lock().await;
+        if let Some(s) = self.0.stranded.borrow().get(&entry.id) {
+            return Err(s.error());
+        }
         if let Some(v) = self.0.vdis.borrow().get(&entry.id) {
             return Ok(v.clone());
         }
@@ -140,6 +143,7 @@ impl Engine {
         }
         self.0.vdis.borrow_mut().remove(&entry.id);
         self.0.remembered.borrow_mut().remove(&entry.id);
+        self.forget_held(entry.id);
         self.0.shared.log.forget(entry.id);
         self.reclaimable_changed();
         Ok(())

@@ -10,6 +10,7 @@
 mod checkpoint;
 mod clone;
 mod collect;
+mod held;
 mod lifecycle;
 mod open;
 mod options;
@@ -67,6 +68,10 @@ struct Inner {
     round: TaskLock,
     /// Least (lease epoch, generation) each VDI's record must have, from the log's head.
     remembered: RefCell<BTreeMap<VdiId, (u64, Generation)>>,
+    /// Of VDIs that could not be opened when the log was replayed.
+    stranded: RefCell<BTreeMap<VdiId, held::Stranded>>,
+    /// Ring bytes that the copied records of held VDIs take.
+    copies: RefCell<BTreeMap<VdiId, u64>>,
     failed_rounds: Cell<u32>,
     poisoned: RefCell<Option<Error>>,
     stats: Cell<CheckpointStats>,
@@ -134,13 +139,21 @@ impl Engine {
         }
         self.0.poisoned.borrow_mut().get_or_insert(error);
     }
-    /// Checkpoint everything that is there now.
+    /// Checkpoint everything that is there now, held VDIs too.
+    ///
+    /// # Errors
+    /// Why the round failed, or why a VDI is held whose checkpoint fails.
     pub async fn checkpoint(&self) -> Result<()> {
-        self.checkpoint_round().await
+        let vdis: Vec<Vdi> = self.0.vdis.borrow().values().cloned().collect();
+        vdis.iter().for_each(Vdi::retry_soon);
+        self.checkpoint_round().await?;
+        let stuck = vdis.iter().find(|v| v.is_stuck()).and_then(|v| Some((v.name(), v.held()?)));
+        stuck.map_or(Ok(()), |(name, why)| Err(why.context(format!("VDI '{name}' is held"))))
     }
     /// Checkpoint everything and stop the background work. Nothing may be in flight.
     pub async fn close(&self) -> Result<()> {
         self.0.closing.set(true);
+        self.0.vdis.borrow().values().for_each(Vdi::retry_soon);
         self.0.shared.pressure.request();
         self.checkpoint_round().await
     }

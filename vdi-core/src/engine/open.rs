@@ -2,20 +2,23 @@
 //! this host's bitmaps, the log's heads and the records of the VDIs it names; never the whole store.
 
 use std::cell::{Cell, RefCell};
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
+use std::collections::btree_map::Entry;
 use std::rc::{Rc, Weak};
 
+use super::held::Stranded;
 use super::{Engine, EngineOptions, Env, Inner, Recovery};
 use crate::buffer::crc32c;
 use crate::device::DeviceHandle;
 use crate::error::{Error, ErrorKind, Result};
 use crate::executor::TaskLock;
 use crate::format::host::HostLog;
+use crate::format::registry::RegistryEntry;
 use crate::log::{Body, Finding, Log, Record, Scan, Segment};
 use crate::sabotage::{Bug, Point, crash_point, seeded_bug};
 use crate::store::{Run, Store};
 use crate::tree::NodeCache;
-use crate::units::{BLOCK_SIZE, SegmentSeq, VdiId};
+use crate::units::{BLOCK_SIZE, SegmentSeq, VdiId, VdiSeq};
 use crate::vdi::content::Staging;
 use crate::vdi::{Pressure, Shared};
 
@@ -70,6 +73,8 @@ impl Engine {
             opening: TaskLock::default(),
             round: TaskLock::default(),
             remembered: RefCell::new(remembered),
+            stranded: RefCell::default(),
+            copies: RefCell::default(),
             failed_rounds: Cell::new(0),
             poisoned: RefCell::default(),
             stats: Cell::default(),
@@ -92,34 +97,52 @@ impl Engine {
         env.executor.spawn(engine.clone().checkpoint_for_ever());
         Ok(engine)
     }
-    /// Returns how many records count, and for each VDI the segment of its last one.
+    /// Returns how many records count, and for each VDI the segment of its last one. Each VDI's records are taken
+    /// by their numbers: copies lie further on than what follows them.
     async fn replay(&self, logged: Vec<Logged>) -> (u64, BTreeMap<VdiId, SegmentSeq>) {
         let mut replayed = 0;
-        let mut last = BTreeMap::new();
-        let mut failed: BTreeSet<VdiId> = BTreeSet::new();
-        for Logged { segment, record, first_block } in logged {
-            if failed.contains(&record.vdi) {
-                continue;
-            }
+        let mut last: BTreeMap<VdiId, SegmentSeq> = BTreeMap::new();
+        for (id, records) in by_vdi(logged) {
             // A VDI that is not in the registry was deleted after this was written.
-            let Some(entry) = self.store().find_vdi_id(record.vdi) else { continue };
-            let result = match self.open_entry(&entry).await {
-                Ok(vdi) => vdi.replay(&record, &segment, first_block).map_err(|e| vdi.hold(e)),
-                // Its record cannot be read: its requests fail when someone opens it.
-                Err(_) => Err(()),
-            };
-            match result {
-                Ok(()) => {
-                    replayed += 1;
-                    last.insert(record.vdi, segment.seq());
+            let Some(entry) = self.store().find_vdi_id(id) else { continue };
+            let vdi = match self.open_entry(&entry).await {
+                Ok(vdi) => vdi,
+                Err(e) => {
+                    self.strand(&entry, e, records.values());
+                    continue;
                 }
-                Err(()) => {
-                    failed.insert(record.vdi);
-                    last.remove(&record.vdi);
+            };
+            for Logged { segment, record, first_block, original } in records.into_values() {
+                if let Err(e) = vdi.replay(&record, &segment, first_block) {
+                    vdi.hold(e);
+                    last.remove(&id);
+                    break;
+                }
+                replayed += 1;
+                if let Some(seq) = original {
+                    last.insert(id, seq);
                 }
             }
         }
         (replayed, last)
+    }
+    /// The VDI cannot be opened, perhaps just now: what the log holds of it stays for the next start.
+    fn strand<'a>(&self, entry: &RegistryEntry, why: Error, records: impl Iterator<Item = &'a Logged>) {
+        let mut oldest: Option<SegmentSeq> = None;
+        for l in records {
+            let seq = l.segment.seq();
+            oldest = Some(oldest.map_or(seq, |o| o.min(seq)));
+            if let Body::WriteOut { runs, .. } = &l.record.body {
+                for (start, blocks) in runs {
+                    // An address outside the store is found when the record is replayed.
+                    let _ = self.store().mark_used(Run { start: *start, blocks: *blocks });
+                }
+            }
+        }
+        if let Some(oldest) = oldest {
+            let stranded = Stranded { name: entry.name.clone(), oldest, why };
+            self.0.stranded.borrow_mut().insert(entry.id, stranded);
+        }
     }
     /// Corruption in the durable part of the log: every VDI is held but those of which a later record
     /// continues their own sequence. What the damaged bytes themselves name is no more than a guess.
@@ -140,6 +163,28 @@ struct Logged {
     segment: Rc<Segment>,
     record: Record,
     first_block: u32,
+    /// Where the record was first written; None when only a copy is left. Only that proves that nothing of the
+    /// VDI is missing in between.
+    original: Option<SegmentSeq>,
+}
+
+/// The records of each VDI by their numbers; of a record and its copies the last one.
+fn by_vdi(logged: Vec<Logged>) -> BTreeMap<VdiId, BTreeMap<VdiSeq, Logged>> {
+    let mut out: BTreeMap<VdiId, BTreeMap<VdiSeq, Logged>> = BTreeMap::new();
+    for mut new in logged {
+        let records = out.entry(new.record.vdi).or_default();
+        match records.entry(new.record.seq) {
+            Entry::Vacant(v) => {
+                v.insert(new);
+            }
+            Entry::Occupied(mut o) if new.record.copy => {
+                new.original = o.get().original;
+                o.insert(new);
+            }
+            Entry::Occupied(_) => {}
+        }
+    }
+    out
 }
 
 impl Logged {
@@ -156,17 +201,29 @@ async fn countable(store: &Store, scan: &mut Scan) -> Result<Vec<Logged>> {
     let mut out = Vec::new();
     let mut end = None;
     for (segment, index, record, first_block) in scan.records() {
-        let certain = segment.seq() <= scan.durable_through() || seeded_bug(Bug::TornDataCounts);
+        let certain = segment.seq() <= scan.durable_through()
+            || is_known(&out, record)
+            || seeded_bug(Bug::TornDataCounts);
         if !certain && !data_is_there(store, record).await? {
             end = Some((segment.seq(), index));
             break;
         }
-        out.push(Logged { segment: Rc::clone(segment), record: record.clone(), first_block });
+        let original = (!record.copy).then(|| segment.seq());
+        out.push(Logged { segment: Rc::clone(segment), record: record.clone(), first_block, original });
     }
     if let Some((seq, index)) = end {
         scan.cut(seq, index);
     }
     Ok(out)
+}
+
+/// A copy of a record that counts, with the data where they were: damage there since does not end the log.
+fn is_known(logged: &[Logged], record: &Record) -> bool {
+    record.copy
+        && logged
+            .iter()
+            .rev()
+            .any(|l| (l.record.vdi, l.record.seq) == (record.vdi, record.seq) && l.record.body == record.body)
 }
 
 async fn data_is_there(store: &Store, record: &Record) -> Result<bool> {

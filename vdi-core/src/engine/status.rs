@@ -1,7 +1,7 @@
 //! What the engine tells about itself.
 
 use super::{Engine, Recovery, no_vdi};
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::format::registry::RegistryEntry;
 use crate::store::SpaceReport;
 use crate::units::{BLOCK_BYTES, Epoch, Uuid, VdiId};
@@ -42,10 +42,10 @@ impl VdiInfo {
             snapshots: vdi.snapshots().len(),
             parent: record.parent,
             created_ns: entry.created_ns,
-            held: vdi.held().map(|e| e.message().to_owned()),
+            held: vdi.held_reason(),
         }
     }
-    pub(super) fn unreadable(entry: &RegistryEntry) -> VdiInfo {
+    pub(super) fn unreadable(entry: &RegistryEntry, why: &Error) -> VdiInfo {
         VdiInfo {
             id: entry.id,
             name: entry.name.clone(),
@@ -55,7 +55,7 @@ impl VdiInfo {
             snapshots: 0,
             parent: None,
             created_ns: entry.created_ns,
-            held: Some("its record cannot be read; run 'parallax check'".to_owned()),
+            held: Some(format!("{}; {}", why.message(), why.hint())),
         }
     }
 }
@@ -117,7 +117,7 @@ impl Engine {
         for entry in self.store().vdis() {
             out.push(match self.open_entry(&entry).await {
                 Ok(vdi) => VdiInfo::of(&entry, &vdi),
-                Err(_) => VdiInfo::unreadable(&entry),
+                Err(e) => VdiInfo::unreadable(&entry, &e),
             });
         }
         Ok(out)
@@ -128,12 +128,17 @@ impl Engine {
         let vdi = self.open_entry(&entry).await?;
         Ok(VdiInfo::of(&entry, &vdi))
     }
+    /// VDIs that take no writes, and why.
+    fn held(&self) -> Vec<(String, String)> {
+        let (vdis, stranded) = (self.0.vdis.borrow(), self.0.stranded.borrow());
+        let held = vdis.values().filter_map(|v| Some((v.name(), v.held_reason()?)));
+        held.chain(stranded.values().map(|s| (s.name.clone(), s.error().message().to_owned()))).collect()
+    }
     /// The state of the engine.
     #[must_use]
     pub fn status(&self) -> Status {
         let shared = &self.0.shared;
         let named = |d: &crate::device::DeviceHandle| (d.info().name.clone(), d.info().mode.clone());
-        let vdis = self.0.vdis.borrow();
         Status {
             store: shared.store.uuid(),
             store_device: named(shared.store.device()),
@@ -147,7 +152,7 @@ impl Engine {
             staging_bytes: shared.staging.bytes() as u64,
             checkpoints: self.0.stats.get(),
             vdis: shared.store.vdis().len(),
-            held: vdis.values().filter_map(|v| Some((v.name(), v.held()?.message().to_owned()))).collect(),
+            held: self.held(),
             warnings: shared.store.warnings(),
             recovery: self.0.recovery.get(),
         }

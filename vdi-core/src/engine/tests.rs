@@ -1,11 +1,15 @@
-use std::cell::RefCell;
+mod held;
+
+use std::cell::{Cell, RefCell};
+use std::os::fd::RawFd;
 use std::rc::Rc;
 
 use super::*;
 use crate::buffer::{GuestBufs, HostMemory};
 use crate::clock::ManualClock;
-use crate::device::DeviceHandle;
 use crate::device::memory::{Media, MemoryDevice};
+use crate::device::{Completion, Device, DeviceHandle, DeviceInfo, Op, OpKind};
+use crate::executor::Token;
 use crate::units::{Epoch, SECTOR_BYTES};
 use crate::vdi::Ack;
 
@@ -18,11 +22,19 @@ const DISK: u64 = 256 << 20;
 struct World {
     store: Media,
     log: Media,
+    log_bytes: Option<u64>,
+    /// A byte of the store that cannot be read.
+    unreadable: Rc<Cell<Option<u64>>>,
+    /// The next flush of the store fails.
+    flush_fails: Rc<Cell<bool>>,
 }
 
 impl World {
     fn formatted() -> World {
-        let w = World::default();
+        World::with_log(LOG_BYTES)
+    }
+    fn with_log(bytes: u64) -> World {
+        let w = World { log_bytes: Some(bytes), ..World::default() };
         let store = w.store_device();
         let devices = [store.clone()];
         drive(&Executor::new(), None, &devices, async move {
@@ -31,10 +43,16 @@ impl World {
         w
     }
     fn store_device(&self) -> DeviceHandle {
-        DeviceHandle::new(Box::new(MemoryDevice::new("store", STORE_BYTES, self.store.clone())))
+        let memory = MemoryDevice::new("store", STORE_BYTES, self.store.clone());
+        let (unreadable, flush_fails) = (Rc::clone(&self.unreadable), Rc::clone(&self.flush_fails));
+        DeviceHandle::new(Box::new(Failing { memory, unreadable, flush_fails, failed: RefCell::default() }))
     }
     fn log_device(&self) -> DeviceHandle {
-        DeviceHandle::new(Box::new(MemoryDevice::new("log", LOG_BYTES, self.log.clone())))
+        DeviceHandle::new(Box::new(MemoryDevice::new(
+            "log",
+            self.log_bytes.unwrap_or(LOG_BYTES),
+            self.log.clone(),
+        )))
     }
     /// Open, do, and kill: nothing is checkpointed unless `f` does it.
     fn run<T: 'static, F: Future<Output = T> + 'static>(&self, f: impl FnOnce(Engine) -> F + 'static) -> T {
@@ -58,6 +76,71 @@ impl World {
         });
         executor.abandon_all();
         out
+    }
+}
+
+/// A device in memory that fails on request.
+struct Failing {
+    memory: MemoryDevice,
+    unreadable: Rc<Cell<Option<u64>>>,
+    flush_fails: Rc<Cell<bool>>,
+    failed: RefCell<Vec<Token>>,
+}
+
+impl Device for Failing {
+    fn info(&self) -> &DeviceInfo {
+        self.memory.info()
+    }
+    fn submit(&self, op: Op, token: Token) {
+        let fails = match op.kind {
+            OpKind::Read => {
+                let range = op.offset_bytes..op.offset_bytes + op.len_bytes;
+                self.unreadable.get().is_some_and(|at| range.contains(&at))
+            }
+            OpKind::Flush => self.flush_fails.take(),
+            _ => false,
+        };
+        self.failed.borrow_mut().extend(fails.then_some(token));
+        self.memory.submit(op, token);
+    }
+    fn reap(&self, out: &mut Vec<Completion>) {
+        self.memory.reap(out);
+        let failed = self.failed.take();
+        out.iter_mut().filter(|c| failed.contains(&c.token)).for_each(|c| c.result = Err(libc::EIO));
+    }
+    fn fds(&self, _out: &mut Vec<RawFd>) {}
+}
+
+impl World {
+    /// Open, do, and kill after so many rounds of device I/O if it is not done by then.
+    fn run_for<F: Future<Output = ()> + 'static>(&self, rounds: u64, f: impl FnOnce(Engine) -> F + 'static) {
+        let executor = Executor::new();
+        let (store, log) = (self.store_device(), self.log_device());
+        let devices = [store.clone(), log.clone()];
+        let env = env(&executor);
+        let running: Rc<RefCell<Option<Engine>>> = Rc::default();
+        let done = Rc::new(Cell::new(false));
+        let (slot, ended) = (Rc::clone(&running), Rc::clone(&done));
+        executor.spawn(async move {
+            let engine = Engine::open(env, store, log, EngineOptions::default()).await.unwrap();
+            *slot.borrow_mut() = Some(engine.clone());
+            f(engine).await;
+            ended.set(true);
+        });
+        let mut left = rounds;
+        while !done.get() && left > 0 {
+            executor.run_until_stalled();
+            if let Some(e) = running.borrow().clone() {
+                e.kick();
+            }
+            let busy = executor.run_until_stalled() > 0;
+            match devices.iter().fold(false, |any, d| d.poll() | any) {
+                true => left -= 1,
+                false if busy => {}
+                false => executor.advance_to(executor.next_timer_ns().unwrap_or_default()),
+            }
+        }
+        executor.abandon_all();
     }
 }
 
@@ -85,26 +168,26 @@ fn drive<T: 'static>(
         let v = future.await;
         *slot.borrow_mut() = Some(v);
     });
-    for idle in 0.. {
-        executor.run_until_stalled();
+    let mut idle = 0;
+    loop {
+        let mut busy = executor.run_until_stalled() > 0;
         if let Some(v) = out.borrow_mut().take() {
             return v;
         }
         if let Some(e) = engine.and_then(|e| e.borrow().clone()) {
             e.kick();
         }
-        executor.run_until_stalled();
-        let mut any = false;
+        busy |= executor.run_until_stalled() > 0;
         for d in devices {
-            any |= d.poll();
+            busy |= d.poll();
         }
-        if !any && idle % 100 == 99 {
+        idle = if busy { 0 } else { idle + 1 };
+        if idle > 100 {
             // Only timers are left: let time pass.
             let next = executor.next_timer_ns().expect("the task waits for something that will never come");
             executor.advance_to(next);
         }
     }
-    unreachable!()
 }
 
 fn fill(tag: u8, bytes: usize) -> GuestBufs {

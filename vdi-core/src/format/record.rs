@@ -13,7 +13,7 @@
 //! | 48 | 8 | | first word: virtual block (1-4), wall time in ns (5), epoch of the snapshot (6, 7) |
 //! | 56 | 8 | | second word: blocks (1-4), size in bytes (5), zero (6, 7) |
 //! | 64 | 4 | | third word: first data block in the segment (1), runs (2), bytes of label (5, 6), else zero |
-//! | 68 | 4 | | reserved, zero |
+//! | 68 | 4 | | flags: 1 copy, written again further on because the VDI cannot checkpoint; else zero |
 //! | 72 | 8 | | the guest request it comes from; 0 when none is known |
 //! | 80 | 16 each | | runs (2): block address 8, blocks 4, reserved 4 |
 //! | then | 4 each | | CRC-32C of each block (1, 2) |
@@ -41,6 +41,9 @@ pub struct Record {
     pub epoch: Epoch,
     /// Where it comes from.
     pub origin: Origin,
+    /// Written again, further on in the log, under the number it had: the last of equal numbers counts. It proves
+    /// nothing about what the log held between the two.
+    pub copy: bool,
     /// What happened.
     pub body: Body,
 }
@@ -129,7 +132,7 @@ struct Prefix {
     first: U64,
     second: U64,
     third: U32,
-    reserved: U32,
+    flags: U32,
     request: U64,
 }
 
@@ -144,6 +147,8 @@ struct DiskRun {
 const PREFIX_BYTES: usize = 80;
 const RUN_BYTES: usize = 16;
 const _: () = assert!(size_of::<Prefix>() == PREFIX_BYTES && size_of::<DiskRun>() == RUN_BYTES);
+
+const COPY: u32 = 1;
 
 const WRITE: u16 = 1;
 const WRITE_OUT: u16 = 2;
@@ -208,7 +213,7 @@ impl Record {
             first: U64::new(first),
             second: U64::new(second),
             third: U32::new(third),
-            reserved: U32::ZERO,
+            flags: U32::new(if self.copy { COPY } else { 0 }),
             request: U64::new(self.origin.request),
         };
         out.extend_from_slice(prefix.as_bytes());
@@ -248,6 +253,7 @@ impl Record {
             lease_epoch: prefix.lease_epoch.get(),
             epoch: Epoch(prefix.epoch.get()),
             origin: Origin { request: prefix.request.get(), part: prefix.part.get() },
+            copy: prefix.flags.get() & COPY != 0,
             body,
         };
         // Encoding is canonical: one check for lengths, reserved fields, padding and data position.
@@ -359,6 +365,7 @@ mod tests {
             lease_epoch: 7,
             epoch: Epoch(4),
             origin: Origin { request: 0x0203_0405_0607_0809, part: 3 },
+            copy: i % 2 == 1,
             body,
         };
         bodies.into_iter().enumerate().map(record).collect()

@@ -250,6 +250,7 @@ mod tests {
             lease_epoch: 1,
             epoch: Epoch(1),
             origin: Origin::default(),
+            copy: false,
             body: Body::Write { at: VirtualBlock(7), crcs },
         };
         vec![(write(1, smallvec![10, 11]), 0), (write(2, smallvec![12]), 2)]

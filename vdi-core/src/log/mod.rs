@@ -18,7 +18,8 @@
 //!   the ring's start ([`ring::Ring::start_after`]). Writer and scan share that one function.
 //! - `durable <= written <= sealed <= appended`, in sequence; both ends of each hand-off assert it.
 //! - Space is granted before it is used: `used + reserved + staged + one largest segment <= ring`, so an
-//!   append or a seal can never lack room, not even for the skip at the ring's end.
+//!   append or a seal can never lack room, not even for the skip at the ring's end. Of it a share is for
+//!   copies of records alone ([`copies`]), so that a full ring can always be made to move on.
 //! - The space of a segment is reused only when a trim has passed it, nobody holds its [`Segment`], and
 //!   the head that names the new tail is durable.
 //! - No segment starts more than `unflushed_bytes_max` after the end of the durable part. Hence whoever
@@ -29,6 +30,7 @@
 //! - No `RefCell` borrow lives across an await. No task is woken into this module while it holds one.
 
 mod append;
+mod copies;
 mod create;
 mod flush;
 mod head;
@@ -191,7 +193,8 @@ impl Log {
         Stats {
             ring_bytes: self.0.ring.bytes,
             used_bytes,
-            free_bytes: self.0.ring.usable_bytes().saturating_sub(used_bytes),
+            free_bytes: (self.0.ring.usable_bytes() - self.0.ring.copies_bytes_max())
+                .saturating_sub(used_bytes),
             staged_bytes: s.staged_bytes(),
             waiting: s.waiters.len(),
             waits: c.waits.get(),
@@ -242,6 +245,10 @@ impl Log {
         }
         self.0.written.wake_all();
         self.0.durable.wake_all();
+    }
+    /// The error of an earlier failure, if there was one.
+    pub fn check_alive(&self) -> Result<()> {
+        self.check()
     }
     fn check(&self) -> Result<()> {
         self.0.state.borrow().check()

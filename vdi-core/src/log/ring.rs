@@ -4,8 +4,8 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::format::log_head::RING_OFFSET_BYTES;
 use crate::format::segment::SEGMENT_HEADER_BYTES;
 use crate::limits::{
-    LOG_RING_BYTES_MIN, LOG_STAGED_SEGMENTS_MAX, LOG_UNFLUSHED_BYTES_MAX, SEGMENT_DATA_BLOCKS_MAX,
-    SEGMENT_HEAD_BYTES_MAX,
+    LOG_COPIES_SHARE, LOG_RING_BYTES_MIN, LOG_STAGED_SEGMENTS_MAX, LOG_UNFLUSHED_BYTES_MAX,
+    SEGMENT_DATA_BLOCKS_MAX, SEGMENT_HEAD_BYTES_MAX,
 };
 use crate::units::{BLOCK_BYTES, BLOCK_SIZE};
 
@@ -74,6 +74,10 @@ impl Ring {
     /// Bytes that segments and promises may take: all but the skip at the ring's end.
     pub fn usable_bytes(&self) -> u64 {
         self.bytes - self.segment_bytes_max()
+    }
+    /// Of [`Ring::usable_bytes`], what only copies of records may take: see [`LOG_COPIES_SHARE`].
+    pub fn copies_bytes_max(&self) -> u64 {
+        self.bytes / LOG_COPIES_SHARE / BLOCK_BYTES * BLOCK_BYTES
     }
     /// Bytes of records and data in memory, reserved ones included, at most.
     pub fn staged_bytes_max(&self) -> u64 {

@@ -14,6 +14,8 @@ pub struct Segment {
     place: Cell<Option<Place>>,
     staged: RefCell<Vec<Staged>>,
     written: Cell<bool>,
+    /// Records that count, where a recovery voided the rest.
+    records: Cell<Option<usize>>,
 }
 
 /// Where a sealed segment lies, and how it is chained.
@@ -50,6 +52,7 @@ impl Segment {
             place: Cell::new(None),
             staged: RefCell::default(),
             written: Cell::new(false),
+            records: Cell::new(None),
         }
     }
     /// A segment found on the device.
@@ -92,6 +95,14 @@ impl Segment {
     /// Where it lies. Panics while it is open.
     pub(super) fn place(&self) -> Place {
         self.place.get().expect("the segment is sealed")
+    }
+    /// A recovery kept only the first `records` records.
+    pub(super) fn keep_records(&self, records: usize) {
+        self.records.set(Some(records));
+    }
+    /// How many records count, if not all do.
+    pub(super) fn records_kept(&self) -> usize {
+        self.records.get().unwrap_or(usize::MAX)
     }
     pub(super) fn stage(&self, first: u32, buf: Rc<AlignedBuf>) {
         self.staged.borrow_mut().push(Staged { first, buf });

@@ -5,7 +5,8 @@ use std::collections::VecDeque;
 use std::rc::Rc;
 
 use super::head::{write_first, write_second};
-use super::scan::{End, Scan};
+use super::scan::{End, Scan, ScannedSegment};
+use super::segment::Segment;
 use super::state::State;
 use super::watch::Watch;
 use super::{Counts, Inner, Log};
@@ -14,6 +15,12 @@ use crate::executor::{Executor, TaskLock};
 use crate::format::log_head::LogHead;
 use crate::sabotage::{Point, crash_point};
 use crate::units::{Generation, Incarnation, SegmentSeq};
+
+/// A segment of the past, with as many records as count.
+fn counting(found: ScannedSegment) -> Rc<Segment> {
+    found.segment.keep_records(found.records.len());
+    found.segment
+}
 
 impl Scan {
     /// Make the scanned log a running one: flush the device (what was read may sit in a volatile cache),
@@ -67,7 +74,7 @@ impl Scan {
             urgent: false,
             flying: VecDeque::new(),
             flying_bytes: 0,
-            live: self.segments.into_iter().map(|s| s.segment).collect(),
+            live: self.segments.into_iter().map(counting).collect(),
             next_seq: head.first_seq,
             next: end.next,
             tail: if empty { end.next } else { self.tail },

@@ -94,7 +94,7 @@ impl State {
     /// Whether a reservation of `charge_bytes` can be granted now.
     pub fn fits(&self, charge_bytes: u64) -> bool {
         let staged = self.staged_bytes();
-        self.promised_bytes() + charge_bytes <= self.ring.usable_bytes()
+        self.promised_bytes() + charge_bytes <= self.ring.usable_bytes() - self.ring.copies_bytes_max()
             && (staged == 0 || staged + charge_bytes <= self.ring.staged_bytes_max())
     }
     /// Grant waiting reservations in order, as far as space goes; the caller wakes them.

@@ -128,11 +128,11 @@ impl Store {
         }
         let offset = entry.start_block * crate::units::BLOCK_BYTES;
         self.0.device.write_bufs(offset, smallvec![IoBuf::Owned(head)]).await?;
-        self.0.device.flush().await?;
+        self.flush().await?;
         crash_point(Point::ExtentHeaded);
         self.write_catalogue_entry(number, entry).await?;
         crash_point(Point::ExtentLeased);
-        self.0.device.flush().await?;
+        self.flush().await?;
         let generations = vec![generation; extent::bitmap_sectors(g) as usize];
         let free = self.0.bitmaps.borrow_mut().insert(g, number, kind, regions, generations);
         self.0.space.borrow_mut().add_extent(kind, free, true);

@@ -46,6 +46,26 @@ impl Freed {
         }
         self.len += other.len;
     }
+    /// Take out the blocks that `masks` has.
+    pub(super) fn take(&mut self, masks: &RegionMasks) -> Freed {
+        let mut out = Freed::default();
+        self.regions.retain(|number, bits| {
+            let Some(mask) = masks.0.get(number) else { return true };
+            let mut common = RegionBits::default();
+            for ((c, b), m) in common.iter_mut().zip(&mut *bits).zip(mask) {
+                *c = *b & m;
+                *b &= !m;
+            }
+            let blocks: u32 = common.iter().map(|w| w.count_ones()).sum();
+            if blocks > 0 {
+                out.regions.insert(*number, common);
+                out.len += u64::from(blocks);
+            }
+            bits.iter().any(|w| *w != 0)
+        });
+        self.len -= out.len;
+        out
+    }
     /// How many blocks there are.
     #[must_use]
     pub fn len(&self) -> u64 {
@@ -66,6 +86,23 @@ impl Freed {
             let run = move |(first, blocks)| Run { start: start.plus(u64::from(first)), blocks };
             bit_runs(std::slice::from_ref(bits)).map(run)
         })
+    }
+}
+
+/// A set of blocks to look for.
+pub(super) struct RegionMasks(BTreeMap<u64, RegionBits>);
+
+impl RegionMasks {
+    pub fn of(runs: &[Run]) -> RegionMasks {
+        let mut masks: BTreeMap<u64, RegionBits> = BTreeMap::new();
+        for run in runs {
+            for addr in run.start.0..run.start.0 + u64::from(run.blocks) {
+                let bit = addr % u64::from(REGION_BLOCKS);
+                masks.entry(addr / u64::from(REGION_BLOCKS)).or_default()[(bit / 64) as usize] |=
+                    1 << (bit % 64);
+            }
+        }
+        RegionMasks(masks)
     }
 }
 
@@ -96,6 +133,16 @@ mod tests {
         let runs: Vec<(u64, u32)> = freed.runs().map(|r| (r.start.0, r.blocks)).collect();
         assert_eq!(runs, [(5, 3), (511, 1), (512, 2), (600, 1)]);
         assert_eq!(freed.len(), 7);
+    }
+
+    #[test]
+    fn what_is_taken_out_is_what_both_have() {
+        let run = |start, blocks| Run { start: BlockAddr(start), blocks };
+        let mut freed: Freed = [run(5, 3), run(600, 1)].into_iter().collect();
+        let taken = freed.take(&RegionMasks::of(&[run(6, 1), run(0, 6), run(6, 1), run(2000, 5)]));
+        assert_eq!(taken.runs().collect::<Vec<_>>(), [run(5, 2)]);
+        assert_eq!(freed.runs().collect::<Vec<_>>(), [run(7, 1), run(600, 1)]);
+        assert_eq!((taken.len(), freed.len()), (2, 2));
     }
 
     #[test]

@@ -27,7 +27,7 @@ use std::rc::Rc;
 
 use crate::buffer::{AlignedBuf, IoBufs};
 use crate::device::DeviceHandle;
-use crate::error::{Error, Result};
+use crate::error::{Error, ErrorKind, Result};
 use crate::executor::TaskLock;
 use crate::format::catalogue::CatalogueEntry;
 pub use crate::format::catalogue::ExtentKind;
@@ -74,6 +74,8 @@ struct Inner {
     quarantine: RefCell<reuse::Quarantine>,
     space: RefCell<space::Space>,
     warnings: RefCell<Vec<Error>>,
+    /// The first flush that failed.
+    failed: RefCell<Option<Error>>,
 }
 
 struct Catalogue {
@@ -142,10 +144,23 @@ impl Store {
         let offset = self.offset_bytes(addr, (bytes / BLOCK_SIZE) as u32)?;
         self.0.device.write_bufs(offset, bufs).await
     }
-    /// Make every write completed so far durable.
+    /// Make every write completed so far durable. After one failure every flush fails: what that one lost nobody
+    /// knows, and a later success would say nothing about it.
     pub async fn flush(&self) -> Result<()> {
         let written = self.0.host_written.get();
-        self.0.device.flush().await?;
+        let flushed = self.0.device.flush().await;
+        if let Err(e) = &flushed {
+            self.0.failed.borrow_mut().get_or_insert_with(|| {
+                Error::new(
+                    ErrorKind::Poisoned,
+                    format!("a flush of the store failed: {}", e.message()),
+                    "check the device and the kernel log, then restart the daemon, which recovers",
+                )
+            });
+        }
+        if let Some(why) = self.0.failed.borrow().as_ref() {
+            return Err(why.duplicate());
+        }
         self.0.host_flushed.set(self.0.host_flushed.get().max(written));
         Ok(())
     }

@@ -109,6 +109,7 @@ impl Store {
             quarantine: RefCell::new(Quarantine::default()),
             space: RefCell::new(Space::new(free_extents, usable)),
             warnings: RefCell::new(warnings),
+            failed: RefCell::default(),
         }));
         store.load_bitmaps().await?;
         if claims_known {

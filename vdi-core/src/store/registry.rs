@@ -86,7 +86,7 @@ impl Store {
         let start = u64::from(self.superblock().registry_start);
         self.write_system_sector(start, index as u32, &bytes).await?;
         crash_point(Point::RegistryWritten);
-        self.0.device.flush().await?;
+        self.flush().await?;
         let mut registry = self.0.registry.borrow_mut();
         let slot = &mut registry.slots[index];
         slot.entry = entry;

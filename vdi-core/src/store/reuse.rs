@@ -9,6 +9,7 @@
 use std::collections::VecDeque;
 use std::rc::Rc;
 
+use super::freed::RegionMasks;
 use super::{ExtentKind, Freed, Run, Store};
 use crate::sabotage::{Bug, seeded_bug};
 use crate::units::{BlockAddr, SegmentSeq};
@@ -80,6 +81,21 @@ impl Store {
         let readers = std::mem::take(&mut q.current);
         q.blocks += freed.len();
         q.batches.push_back(Batch { readers, log_through, freed });
+    }
+    /// Records were written again: those of `named` that are in quarantine stay there until the log is trimmed
+    /// beyond `log_through`.
+    pub fn quarantine_longer(&self, named: &[Run], log_through: SegmentSeq) {
+        let named = RegionMasks::of(named);
+        let again = {
+            let mut q = self.0.quarantine.borrow_mut();
+            let mut again = Freed::default();
+            for batch in &mut q.batches {
+                again.merge(batch.freed.take(&named));
+            }
+            q.blocks -= again.len();
+            again
+        };
+        self.quarantine(again, log_through);
     }
     /// Blocks in quarantine.
     #[must_use]

@@ -87,9 +87,16 @@ impl Vdi {
     }
     /// Write data, nodes and snapshot log of a cut. Nothing is flushed and nothing names them yet.
     pub async fn apply(&self, cut: Cut) -> std::result::Result<Prepared, (Cut, crate::error::Error)> {
+        self.0.attempt.take();
         match self.apply_cut(&cut).await {
             Ok((record, snapshots, freed)) => Ok(Prepared { cut, record, snapshots, freed }),
-            Err(e) => Err((cut, e.context(format!("checkpoint of VDI '{}'", self.name())))),
+            Err(e) => {
+                // No record names this data, and a VDI that fails again and again must not fill the store with it.
+                let shared = &self.0.shared;
+                let abandoned = self.0.attempt.take().into_iter().collect();
+                shared.store.quarantine(abandoned, shared.log.newest());
+                Err((cut, e.context(format!("checkpoint of VDI '{}'", self.name()))))
+            }
         }
     }
     async fn apply_cut(&self, cut: &Cut) -> Result<(VdiRecord, SnapshotLog, Freed)> {
@@ -183,6 +190,7 @@ impl Vdi {
         while left > 0 {
             let want = left.min(u64::from(RUN_BLOCKS_MAX)) as u32;
             let run = self.0.shared.store.allocate(ExtentKind::Data, want).await?;
+            self.0.attempt.borrow_mut().push(run);
             left -= u64::from(run.blocks);
             let parts = fill_run(&mut inline, run, out);
             writes.push(Box::pin(self.write_run(run, parts)));
@@ -240,6 +248,7 @@ impl Vdi {
         inner.oldest.borrow_mut().retain(|(b, _)| *b > prepared.cut.batch);
         *inner.snapshots.borrow_mut() = prepared.snapshots;
         inner.shared.store.unreserve(prepared.cut.reserved);
+        self.checkpoint_succeeded();
         (prepared.cut.batch, prepared.freed)
     }
     /// Drop a published batch from the overlay, in slices.

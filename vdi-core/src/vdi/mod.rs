@@ -15,6 +15,8 @@ mod block_lock;
 pub mod checkpoint;
 pub mod content;
 mod flush;
+mod hold;
+pub mod moved;
 mod origin;
 pub mod overlay;
 pub mod placing;
@@ -149,11 +151,12 @@ struct Inner {
     overlay: RefCell<Overlay>,
     snapshots: RefCell<SnapshotLog>,
     events: RefCell<Vec<snapshot::Event>>,
+    /// Where the checkpoint under way put inline data.
+    attempt: RefCell<Vec<Run>>,
     blocks: BlockLocks,
     /// Held by whoever changes root, size or record: checkpoint, resize, roll-back, clone of a snapshot.
     pub(crate) turn: TaskLock,
-    /// Why this VDI takes no writes any more.
-    held: RefCell<Option<Error>>,
+    trouble: hold::Trouble,
     deleted: Cell<bool>,
     /// Space promised to the current batch, and the leaves it was promised for.
     reserved: Cell<Need>,
@@ -196,9 +199,10 @@ impl Vdi {
             overlay: RefCell::default(),
             snapshots: RefCell::new(snapshots),
             events: RefCell::default(),
+            attempt: RefCell::default(),
             blocks: BlockLocks::default(),
             turn: TaskLock::default(),
-            held: RefCell::default(),
+            trouble: hold::Trouble::default(),
             deleted: Cell::new(false),
             reserved: Cell::default(),
             leaves: RefCell::default(),
@@ -266,29 +270,6 @@ impl Vdi {
     #[must_use]
     pub fn oldest_segment(&self) -> Option<SegmentSeq> {
         self.0.oldest.borrow().first().map(|(_, s)| *s)
-    }
-    /// Why the VDI takes no writes, if so.
-    #[must_use]
-    pub fn held(&self) -> Option<Error> {
-        self.0.held.borrow().as_ref().map(Error::duplicate)
-    }
-    /// Take no writes from now on: the tree cannot be brought up to date.
-    pub fn hold(&self, why: Error) {
-        self.0.held.borrow_mut().get_or_insert(why);
-        self.0.shared.pressure.refused.notify();
-    }
-    fn check_writable(&self) -> Result<()> {
-        if self.0.deleted.get() {
-            return Err(Error::new(
-                ErrorKind::NotFound,
-                format!("VDI '{}' was deleted", self.name()),
-                "detach it; its data is gone",
-            ));
-        }
-        match self.held() {
-            Some(e) => Err(e.context(format!("VDI '{}' is held", self.name()))),
-            None => Ok(()),
-        }
     }
     /// The byte range of a request, checked against the size.
     fn check_range(&self, sector: u64, bytes: u64) -> Result<u64> {

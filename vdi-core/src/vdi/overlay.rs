@@ -223,6 +223,20 @@ impl Overlay {
         }
         None
     }
+    /// Put what `new` says in place of the content of versions that lie whole within `blocks` blocks at `at`; returns
+    /// the runs that the new contents occupy. The content must be the same bytes elsewhere.
+    pub fn exchange(&mut self, at: u64, blocks: u64, new: impl Fn(&Content) -> Option<Content>) -> Vec<Run> {
+        let mut runs = Vec::new();
+        for entry in self.map.range_mut(at..at + blocks).map(|(_, e)| e) {
+            for v in &mut entry.versions {
+                if let Some(content) = new(&v.content) {
+                    runs.extend(content.placed_runs(entry.blocks));
+                    v.content = content;
+                }
+            }
+        }
+        runs
+    }
     /// Where out-of-line data of any version lie.
     #[must_use]
     pub fn placed_runs(&self) -> Vec<Run> {

@@ -110,7 +110,7 @@ impl Vdi {
     }
     /// Keep the overlay within its bound.
     pub(super) async fn wait_for_overlay(&self) {
-        while self.0.overlay.borrow().len() >= OVERLAY_VERSIONS_MAX && self.0.held.borrow().is_none() {
+        while self.0.overlay.borrow().len() >= OVERLAY_VERSIONS_MAX && self.held().is_none() {
             self.wait_for_checkpoint().await;
         }
     }

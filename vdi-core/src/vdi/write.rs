@@ -284,6 +284,7 @@ impl Vdi {
             lease_epoch,
             epoch: self.0.epoch.get(),
             origin: Origin::default(),
+            copy: false,
             body,
         }
     }
@@ -311,8 +312,10 @@ impl Vdi {
             shared.pressure.request();
         }
         let mut oldest = self.0.oldest.borrow_mut();
-        if oldest.last().is_none_or(|(b, _)| *b != batch) {
-            oldest.push((batch, segment));
+        match oldest.last_mut() {
+            // A replay takes records by their numbers, and copies lie further on than what follows them.
+            Some((b, s)) if *b == batch => *s = segment.min(*s),
+            _ => oldest.push((batch, segment)),
         }
     }
 }

@@ -1,0 +1,124 @@
+//! A held VDI takes no writes; it can still be read. Either its checkpoint fails (a block under its tree cannot
+//! be read, its device is away), and then it is tried again now and then and let go when it succeeds; or what
+//! is known of it contradicts itself, and only a restart looks again.
+
+use std::cell::{Cell, RefCell};
+
+use super::Vdi;
+use crate::error::{Error, ErrorKind, Result};
+
+/// Checkpoints that may fail one after the other before the VDI takes no more writes.
+const FAILURES_MAX: u32 = 3;
+/// How long after a failed checkpoint a held VDI is tried again on its own, ns.
+const RETRY_NS: u64 = 60_000_000_000;
+
+struct Hold {
+    why: Error,
+    /// Held because its checkpoint fails: a checkpoint that succeeds ends it.
+    stuck: bool,
+}
+
+/// What is wrong with a VDI.
+#[derive(Default)]
+pub(super) struct Trouble {
+    hold: RefCell<Option<Hold>>,
+    failures: Cell<u32>,
+    /// Not tried before this.
+    retry_ns: Cell<u64>,
+    /// Why its records keep the log from being trimmed.
+    unmovable: RefCell<Option<Error>>,
+}
+
+impl Vdi {
+    /// Why the VDI takes no writes, if so.
+    #[must_use]
+    pub fn held(&self) -> Option<Error> {
+        self.0.trouble.hold.borrow().as_ref().map(|h| h.why.duplicate())
+    }
+    /// Take no writes until a restart.
+    pub fn hold(&self, why: Error) {
+        self.hold_as(why, false);
+    }
+    /// Take no writes until a checkpoint of it succeeds.
+    pub fn hold_until_checkpointed(&self, why: Error) {
+        self.hold_as(why, true);
+    }
+    fn hold_as(&self, why: Error, stuck: bool) {
+        let mut hold = self.0.trouble.hold.borrow_mut();
+        match &mut *hold {
+            Some(h) if h.stuck => *h = Hold { why, stuck },
+            Some(_) => {}
+            None => *hold = Some(Hold { why, stuck }),
+        }
+        drop(hold);
+        self.0.shared.pressure.refused.notify();
+    }
+    /// True when it is held because its checkpoint fails.
+    #[must_use]
+    pub fn is_stuck(&self) -> bool {
+        self.0.trouble.hold.borrow().as_ref().is_some_and(|h| h.stuck)
+    }
+    /// Its checkpoint failed: damage holds it at once, other errors when they go on. True when it is held now.
+    pub fn checkpoint_failed(&self, why: &Error) -> bool {
+        let t = &self.0.trouble;
+        t.failures.set(t.failures.get() + 1);
+        t.retry_ns.set(self.0.shared.executor.now_ns() + RETRY_NS);
+        let damage = why.kind() == ErrorKind::Corrupt;
+        if damage || (t.failures.get() >= FAILURES_MAX && why.kind() != ErrorKind::NoSpace) {
+            self.hold_as(why.duplicate(), true);
+        }
+        self.held().is_some()
+    }
+    /// Whether a checkpoint round should try it now: always, unless it is held because that fails.
+    #[must_use]
+    pub fn is_due(&self) -> bool {
+        !self.is_stuck() || self.0.shared.executor.now_ns() >= self.0.trouble.retry_ns.get()
+    }
+    /// Try its checkpoint with the next round.
+    pub fn retry_soon(&self) {
+        self.0.trouble.retry_ns.set(0);
+    }
+    /// Its checkpoint succeeded.
+    pub(super) fn checkpoint_succeeded(&self) {
+        let t = &self.0.trouble;
+        t.failures.set(0);
+        t.unmovable.take();
+        if self.is_stuck() {
+            t.hold.take();
+        }
+    }
+    /// Note why its records cannot be moved on in the log (None: they were).
+    pub fn note_unmovable(&self, why: Option<Error>) {
+        *self.0.trouble.unmovable.borrow_mut() = why;
+    }
+    /// Why it is held and what to do, for people.
+    #[must_use]
+    pub fn held_reason(&self) -> Option<String> {
+        let why = self.held()?;
+        let mut text = why.message().to_owned();
+        text += if self.is_stuck() {
+            "; once the device is whole again 'parallax checkpoint' (or a restart of the daemon) tries it again; \
+             nothing acknowledged is lost until then"
+        } else {
+            "; a restart of the daemon looks again"
+        };
+        if let Some(why) = self.0.trouble.unmovable.borrow().as_ref() {
+            text += "; its records keep the log from being trimmed, and when that is full all disks wait: ";
+            text += why.message();
+        }
+        Some(text)
+    }
+    pub(super) fn check_writable(&self) -> Result<()> {
+        if self.0.deleted.get() {
+            return Err(Error::new(
+                ErrorKind::NotFound,
+                format!("VDI '{}' was deleted", self.name()),
+                "detach it; its data is gone",
+            ));
+        }
+        match self.held() {
+            Some(e) => Err(e.context(format!("VDI '{}' is held", self.name()))),
+            None => Ok(()),
+        }
+    }
+}
