@@ -461,8 +461,15 @@ fn blocks_that_a_live_log_record_names_are_claimed_not_leaked() {
                 crcs: (0..run.blocks).collect(),
             };
             let (vdi, seq) = (VdiId(1), VdiSeq(1));
-            let record =
-                Record { vdi, seq, lease_epoch: 1, epoch: Epoch(3), origin: Origin::default(), copy: false, body };
+            let record = Record {
+                vdi,
+                seq,
+                lease_epoch: 1,
+                epoch: Epoch(3),
+                origin: Origin::default(),
+                copy: false,
+                body,
+            };
             let reservation = log.reserve(record.encoded_bytes(), 0).await.unwrap();
             log.append(reservation, &record, smallvec![]).unwrap();
             log.flush().await.unwrap();

@@ -22,6 +22,15 @@ pub struct Collected {
     pub ns: u64,
 }
 
+/// How much a collection would free, as far as is known.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Reclaimable {
+    /// That much, when it was counted; overwriting blocks that only deleted snapshots hold adds to it.
+    pub bytes: u64,
+    /// When that was, wall clock ns.
+    pub wall_ns: u64,
+}
+
 impl Engine {
     /// Mark from all roots, then free what was not reached; with `dry_run` only say how much that is.
     ///
@@ -49,7 +58,8 @@ impl Engine {
             }
             self.mark_and_sweep(&vdis, dry_run).await?
         };
-        self.0.reclaimable_bytes.set(Some(if dry_run { collected.dead_bytes } else { 0 }));
+        let bytes = if dry_run { collected.dead_bytes } else { 0 };
+        self.0.reclaimable.set(Some(Reclaimable { bytes, wall_ns: self.0.env.clock.wall_ns() }));
         if !dry_run {
             // What was swept leaves the quarantine with the next trim.
             self.checkpoint_round().await?;
@@ -109,16 +119,14 @@ impl Engine {
         let live_bytes = mark.reached().len() * BLOCK_BYTES;
         Ok((Collected { dead_bytes, live_bytes, roots, ns: 0 }, dead))
     }
-    /// Something was deleted: how much a collection would free is to be found out anew.
+    /// Something was deleted: how much a collection would free is no longer known.
     pub(super) fn reclaimable_changed(&self) {
-        self.0.reclaimable_bytes.set(None);
+        self.0.reclaimable.set(None);
     }
-    /// Bytes that a collection would free. Marks all trees when something was deleted since the last time;
-    /// None when they cannot all be read.
-    pub async fn reclaimable_bytes(&self) -> Option<u64> {
-        if self.0.reclaimable_bytes.get().is_none() {
-            self.collect(true).await.ok()?;
-        }
-        self.0.reclaimable_bytes.get()
+    /// What the last collection or dry run counted; None when something was deleted since, or nothing was counted
+    /// since the start. Never marks by itself: that reads all trees.
+    #[must_use]
+    pub fn reclaimable(&self) -> Option<Reclaimable> {
+        self.0.reclaimable.get()
     }
 }

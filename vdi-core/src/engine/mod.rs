@@ -30,7 +30,7 @@ use crate::units::{Generation, Uuid, VdiId};
 use crate::vdi::{Shared, Vdi};
 
 pub use clone::TreeVdi;
-pub use collect::Collected;
+pub use collect::{Collected, Reclaimable};
 pub use options::{EngineOptions, FormatOptions};
 pub use status::{CheckpointStats, Status, VdiInfo};
 
@@ -78,7 +78,7 @@ struct Inner {
     closing: Cell<bool>,
     recovery: Cell<Recovery>,
     /// What the last mark found dead; None when something was deleted since.
-    reclaimable_bytes: Cell<Option<u64>>,
+    reclaimable: Cell<Option<Reclaimable>>,
 }
 
 /// What the last recovery did.

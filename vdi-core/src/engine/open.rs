@@ -80,7 +80,7 @@ impl Engine {
             stats: Cell::default(),
             closing: Cell::new(false),
             recovery: Cell::default(),
-            reclaimable_bytes: Cell::new(None),
+            reclaimable: Cell::new(None),
         }));
         let named = records.iter().flat_map(Logged::runs).collect();
         let (records, last) = engine.replay(records).await;

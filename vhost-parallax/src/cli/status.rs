@@ -6,6 +6,7 @@ use super::{Session, table, time};
 use crate::control::api::Status;
 use crate::control::api::error::Result;
 use crate::control::api::size::human;
+use crate::control::api::status::StoreStatus;
 
 /// Show the daemon, its store, its log and its cache
 #[derive(Args)]
@@ -31,14 +32,14 @@ fn text(status: &Status) -> String {
         (
             "",
             format!(
-                "{}: {} used ({}), {} free, about {} reclaimable",
+                "{}: {} used ({}), {} free",
                 human(store.size_bytes),
                 human(store.used_bytes),
                 percent(store.used_bytes, store.size_bytes),
                 human(store.free_bytes),
-                human(store.reclaimable_bytes)
             ),
         ),
+        ("", reclaimable(store)),
         ("", store.io_mode.clone()),
         ("log", format!("{} ({})", log.path, log.uuid)),
         (
@@ -85,6 +86,13 @@ fn text(status: &Status) -> String {
     }
     rows.retain(|(name, value)| !(name.is_empty() && value.is_empty()));
     table::facts(&rows)
+}
+
+fn reclaimable(store: &StoreStatus) -> String {
+    match (store.reclaimable_bytes, store.reclaimable_unix_ms) {
+        (Some(bytes), Some(at)) => format!("{} reclaimable as of {} UTC", human(bytes), time::utc(at)),
+        _ => "reclaimable unknown: 'parallax collect --dry-run' counts it".to_owned(),
+    }
 }
 
 fn percent(part: u64, whole: u64) -> String {

@@ -63,7 +63,7 @@ impl World {
         Tree { nodes: nodes.iter().map(node).collect() }
     }
     pub(super) async fn status(&self) -> vdi_core::Result<Status> {
-        let reclaimable_bytes = self.engine.reclaimable_bytes().await.unwrap_or(0);
+        let reclaimable = self.engine.reclaimable();
         let s = self.engine.status();
         let vdis = self.engine.list().await?;
         let disks = self.disks.borrow();
@@ -80,7 +80,8 @@ impl World {
                 size_bytes: s.space.total_bytes,
                 used_bytes: s.space.data_bytes + s.space.metadata_bytes,
                 free_bytes: s.space.free_bytes,
-                reclaimable_bytes,
+                reclaimable_bytes: reclaimable.map(|r| r.bytes),
+                reclaimable_unix_ms: reclaimable.map(|r| r.wall_ns / NS_PER_MS),
                 io_mode: s.store_device.1,
             },
             log: LogStatus {

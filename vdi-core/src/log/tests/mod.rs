@@ -144,7 +144,15 @@ fn block_of(stamp: u64, at: u64, n: u64) -> AlignedBuf {
 }
 
 fn record(seq: u64, body: Body) -> Record {
-    Record { vdi: VDI, seq: VdiSeq(seq), lease_epoch: 1, epoch: Epoch(1), origin: Origin::default(), copy: false, body }
+    Record {
+        vdi: VDI,
+        seq: VdiSeq(seq),
+        lease_epoch: 1,
+        epoch: Epoch(1),
+        origin: Origin::default(),
+        copy: false,
+        body,
+    }
 }
 
 /// A write of `blocks` blocks whose data follow from `seq`, its place and the life that writes it.

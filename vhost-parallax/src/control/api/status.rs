@@ -44,8 +44,12 @@ pub struct StoreStatus {
     pub used_bytes: u64,
     /// Space that can still be written.
     pub free_bytes: u64,
-    /// Of the used space: what deleted VDIs and snapshots left for `collect`; an estimate.
-    pub reclaimable_bytes: u64,
+    /// Of the used space: what deleted VDIs and snapshots left for `collect`, as the last one or a dry run counted it.
+    /// Null when something was deleted since, or nothing counted since the daemon started: counting reads all
+    /// trees, so `status` does not.
+    pub reclaimable_bytes: Option<u64>,
+    /// When that was counted, in ms since 1970.
+    pub reclaimable_unix_ms: Option<u64>,
     /// How its device is driven ("io_uring, O_DIRECT").
     pub io_mode: String,
 }

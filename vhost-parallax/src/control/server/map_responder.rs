@@ -242,7 +242,8 @@ impl Map {
             size_bytes: 100 << 30,
             used_bytes: 30 << 30,
             free_bytes: 70 << 30,
-            reclaimable_bytes: 3 << 20,
+            reclaimable_bytes: Some(3 << 20),
+            reclaimable_unix_ms: Some(1_795_182_000_000),
             io_mode: "io_uring, O_DIRECT".into(),
         };
         let mut vdis = VdiCounts { total: self.disks.len() as u64, ..VdiCounts::default() };
