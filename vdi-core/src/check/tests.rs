@@ -130,6 +130,7 @@ impl Builder {
             applied: Default::default(),
             parent: None,
             data_blocks: 0,
+            host_generation: Generation(0),
         };
         let disk = Disk { name, slots, record, snapshots: SnapshotLog::empty(VdiId(id)) };
         self.swing(&disk).await;

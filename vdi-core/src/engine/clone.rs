@@ -50,6 +50,7 @@ impl Engine {
             applied: Applied::default(),
             parent: Some((vdi.id(), epoch)),
             data_blocks: vdi.record().data_blocks,
+            host_generation: Generation(0),
         };
         self.add(new, record, || vdi.find_snapshot(epoch).map(|_| ())).await?;
         self.show(new).await

@@ -41,6 +41,7 @@ impl Engine {
             applied: Applied::default(),
             parent: None,
             data_blocks: 0,
+            host_generation: Generation(0),
         }
     }
     /// Register a new VDI with this record, durably. `still_valid` is asked under the registry lock,

@@ -27,7 +27,8 @@
 //! | 200 | 16 | | parent VDI (of a clone), zero for none |
 //! | 216 | 8 | epoch | the parent's snapshot |
 //! | 224 | 8 | blocks | data blocks mapped by the tree |
-//! | 232 | 280 | | reserved, zero |
+//! | 232 | 8 | | generation of a host record, durable before this, that covers every block it names |
+//! | 240 | 272 | | reserved, zero |
 
 use zerocopy::little_endian::{U32, U64, U128};
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
@@ -67,7 +68,8 @@ struct Raw {
     parent: U128,
     parent_epoch: U64,
     data_blocks: U64,
-    reserved_b: [u8; 280],
+    host_generation: U64,
+    reserved_b: [u8; 272],
 }
 const _: () = assert!(size_of::<Raw>() == BYTES);
 
@@ -128,6 +130,9 @@ pub struct VdiRecord {
     pub parent: Option<(VdiId, Epoch)>,
     /// Data blocks mapped.
     pub data_blocks: u64,
+    /// A host record of this generation was durable before this record was written, and says of every block that
+    /// this one names that it is used. Set when the record is written.
+    pub host_generation: Generation,
 }
 
 impl VdiRecord {
@@ -158,7 +163,8 @@ impl VdiRecord {
             parent: U128::new(parent.0),
             parent_epoch: U64::new(parent_epoch.0),
             data_blocks: U64::new(self.data_blocks),
-            reserved_b: [0; 280],
+            host_generation: U64::new(self.host_generation.0),
+            reserved_b: [0; 272],
         };
         let mut block = vec![0; BLOCK_SIZE];
         block[..BYTES].copy_from_slice(raw.as_bytes());
@@ -200,6 +206,7 @@ impl VdiRecord {
             },
             parent: (parent != VdiId(0)).then(|| (parent, Epoch(raw.parent_epoch.get()))),
             data_blocks: raw.data_blocks.get(),
+            host_generation: Generation(raw.host_generation.get()),
         };
         record.check_shape().map_err(bad)?;
         Ok(record)
@@ -265,12 +272,13 @@ mod tests {
             },
             parent: Some((VdiId(16), Epoch(17))),
             data_blocks: 18,
+            host_generation: Generation(19),
         };
         let block = r.encode(BlockAddr(40), Uuid(1));
         assert_eq!(VdiRecord::verify(&block, BlockAddr(40), Uuid(1)).unwrap(), r);
         every_flipped_bit_is_found(&block[..BYTES], |b| VdiRecord::verify(b, BlockAddr(40), Uuid(1)).is_ok());
         assert!(VdiRecord::verify(&block, BlockAddr(41), Uuid(1)).is_err());
-        assert_eq!(crate::buffer::crc32c(&block), 4_170_088_968, "golden bytes");
+        assert_eq!(crate::buffer::crc32c(&block), 2_652_595, "golden bytes");
     }
 
     #[test]

@@ -89,7 +89,7 @@ impl Store {
         let mut warnings = Vec::new();
         let catalogue = read_catalogue(&device, &sb).await?;
         let registry = read_registry(&device, &sb, &mut warnings).await?;
-        let (host, claims_known) = read_host(&device, &sb, &mut warnings).await?;
+        let (host, newest) = read_host(&device, &sb, &mut warnings).await?;
         let free_extents = catalogue.entries.iter().filter(|e| e.kind == ExtentKind::Free).count() as u64;
         let usable = sb.geometry.extent_blocks() - u64::from(extent::overhead_blocks(sb.geometry));
         let host_generation = host.generation.0;
@@ -112,7 +112,7 @@ impl Store {
             failed: RefCell::default(),
         }));
         store.load_bitmaps().await?;
-        if claims_known {
+        if newest || store.is_host_record_new_enough(Generation(host_generation)).await {
             store.return_unused_claims();
         }
         Ok(store)
@@ -275,8 +275,9 @@ async fn read_registry(
     Ok(out)
 }
 
-/// The newest host record, and whether its claims can be trusted: when the other slot is damaged, that
-/// slot may have been the newer, so everything claimed counts as used (a leak until the next collection).
+/// The newest host record, and whether it is the newest for certain: when the other slot is damaged, that
+/// one may have been newer. Then the VDI records tell whether anything relies on it; if so, everything claimed
+/// counts as used (a leak until the next collection).
 async fn read_host(
     device: &DeviceHandle,
     sb: &Superblock,

@@ -65,11 +65,31 @@ impl Store {
             )
         })
     }
+    /// Whether the host record of `generation` is as new as any VDI record demands: what it calls unused, no tree
+    /// names. For when the other copy of the host record is damaged, and was perhaps the newer one. Reads the
+    /// records of all VDIs; one that cannot be read speaks for the worst.
+    pub(super) async fn is_host_record_new_enough(&self, generation: Generation) -> bool {
+        if self.0.registry.borrow().slots.iter().any(|s| s.damaged) {
+            return false;
+        }
+        for entry in self.vdis() {
+            for slot in entry.slots {
+                let Ok(block) = self.read_blocks(slot, 1).await else { return false };
+                match VdiRecord::verify(&block, slot, self.uuid()) {
+                    Ok(r) if r.host_generation > generation => return false,
+                    // A record that was being written, or rotted: what it alone named is lost with it.
+                    Ok(_) | Err(_) => {}
+                }
+            }
+        }
+        true
+    }
     /// Write a record to the slot its generation selects; durable with the next flush, which must come
     /// before the next write of the same record.
     pub async fn write_record(&self, slots: [BlockAddr; 2], record: &VdiRecord) -> Result<()> {
         let nth = if seeded_bug(Bug::OneRecordSlot) { 0 } else { record.generation.0 % 2 };
         let slot = slots[nth as usize];
+        let record = VdiRecord { host_generation: Generation(self.0.host_flushed.get()), ..*record };
         let block = record.encode(slot, self.uuid());
         let offset = self.offset_bytes(slot, 1)?;
         self.0.device.write(offset, AlignedBuf::copy_of(&block)).await

@@ -336,3 +336,35 @@ fn after_a_failed_flush_of_the_store_no_record_is_written_and_nothing_trimmed() 
         e.checkpoint().await.unwrap();
     });
 }
+
+#[test]
+fn a_damaged_copy_of_the_host_record_leaks_nothing_unless_a_disk_relies_on_it() {
+    let (w, _) = two_disks();
+    let (copies, free) = w.run(|e| async move {
+        let start = u64::from(e.store().superblock().hosts_start);
+        let good = e.open_vdi("good").await.unwrap();
+        write(&good, 0, &fill(5, 8192)).await;
+        e.checkpoint().await.unwrap();
+        ([start, start + 1].map(|block| block * crate::units::BLOCK_BYTES), e.status().space.free_bytes)
+    });
+    let mut outcomes = Vec::new();
+    for copy in copies {
+        let damaged =
+            World { store: w.store.fork(), log: w.log.fork(), log_bytes: w.log_bytes, ..World::default() };
+        damage(&damaged.store, copy);
+        let freed = damaged.run(move |e| async move {
+            assert_eq!(e.status().warnings.len(), 1);
+            let good = e.open_vdi("good").await.unwrap();
+            assert_eq!(read(&good, 0, 8192).await, bytes_of(&fill(5, 8192)));
+            let freed = e.status().space.free_bytes == free;
+            busy(&e, 3, LOG).await;
+            e.checkpoint().await.unwrap();
+            freed
+        });
+        clean(&damaged);
+        outcomes.push(freed);
+    }
+    // One copy is the record that the disk's own relies on, the other an older one that nobody needs.
+    outcomes.sort_unstable();
+    assert_eq!(outcomes, [false, true]);
+}
