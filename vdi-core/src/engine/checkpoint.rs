@@ -229,9 +229,7 @@ impl Engine {
         shared.log.trim(before, &generations).await?;
         crash_point(Point::Trimmed);
         let released = shared.store.release(shared.log.tail());
-        if !seeded_bug(Bug::CacheTrustsAddress) {
-            shared.store.nodes_among(&released).for_each(|addr| shared.cache.forget(addr));
-        }
+        shared.store.nodes_among(&released).for_each(|addr| shared.cache.forget(addr));
         shared.store.give_back(released);
         // Not needed for safety: a kill right after this round leaks nothing that it freed.
         shared.store.write_dirty_bitmaps().await

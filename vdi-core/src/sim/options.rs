@@ -57,7 +57,7 @@ const WEIGHTS: [(Verb, u64, bool); 15] = [
     (Verb::Delete, 6, true),
     (Verb::Resize, 10, true),
     (Verb::Checkpoint, 25, true),
-    (Verb::Collect, 8, true),
+    (Verb::Collect, 16, true),
 ];
 
 /// How the machine stops.
@@ -105,6 +105,8 @@ pub struct Options {
     pub large: bool,
     /// Blocks that a write touches at most: a small log takes no large records.
     pub write_blocks_max: u64,
+    /// Whether large writes are common.
+    pub heavy: bool,
     /// Whether the disks together are larger than the store.
     pub full: bool,
     /// Whether the engine starts anew after each comparison, with no disk open.
@@ -134,7 +136,9 @@ impl Options {
         }
         verbs.sort_unstable();
         let delay_ns_max = *random.pick(&[0, 0, 100_000, 5_000_000]);
-        let quiet = Faults { delay_ns_max, slow_ns_max: 1_000_000_000, slow: 500, ..Faults::default() };
+        let slow = *random.pick(&[500, 500, 500, 50_000]);
+        let slow_read = *random.pick(&[0, 0, 0, 300_000]);
+        let quiet = Faults { delay_ns_max, slow_ns_max: 1_000_000_000, slow, slow_read, ..Faults::default() };
         let faulty = random.below(5) == 0;
         let faults = |random: &mut Random| if faulty { draw_faults(&quiet, random) } else { quiet.clone() };
         let liars = [Liar::Store, Liar::Store, Liar::StoreAtRest, Liar::Log];
@@ -156,6 +160,7 @@ impl Options {
             store_bytes: *random.pick(stores) << 20,
             log_bytes: RING_OFFSET_BYTES + ring_bytes,
             write_blocks_max,
+            heavy: full || ring_bytes < 4 << 20 && random.coin(),
             full,
             lazy: random.below(4) == 0,
             engine: draw_engine(random),

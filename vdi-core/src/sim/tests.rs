@@ -1,6 +1,7 @@
 //! The slice of the simulation that runs with every test run; `make sim` runs more.
 
 use super::*;
+use crate::sabotage::Bug;
 
 fn jobs() -> usize {
     std::thread::available_parallelism().map_or(1, std::num::NonZero::get)
@@ -26,4 +27,50 @@ fn the_same_seed_gives_the_same_world() {
         assert_eq!(one.report.operations, two.report.operations);
     }
     assert_ne!(run_world(3).unwrap().trace, run_world(4).unwrap().trace);
+}
+
+/// Bugs that a few worlds find; `make seeded-bugs` shows all of them (`docs/seeded-bugs.md`).
+const QUICK: [Bug; 24] = [
+    Bug::SkipFlushAfterRecord,
+    Bug::SkipHostRecord,
+    Bug::SkipBitmaps,
+    Bug::TrimTooSoon,
+    Bug::AcknowledgeBeforeLog,
+    Bug::FlushAtOnce,
+    Bug::FlushForgetsOpenSegment,
+    Bug::FlushCoversTooMuch,
+    Bug::FlushForgetsOutOfLine,
+    Bug::SnapshotNotFlushed,
+    Bug::DropOverlayVersion,
+    Bug::ForgetNewerVersion,
+    Bug::ZeroIsAHole,
+    Bug::DiscardNotApplied,
+    Bug::PartialLocksEdges,
+    Bug::BirthTooLate,
+    Bug::ThresholdNotRaised,
+    Bug::CloneOwnsParent,
+    Bug::SnapshotOfTheEnd,
+    Bug::ShrinkKeepsData,
+    Bug::OldSlotWins,
+    Bug::TornTailCounts,
+    Bug::DurableTooHigh,
+    Bug::DataUnchecked,
+];
+
+#[test]
+fn quick_seeded_bugs_are_found() {
+    for bug in QUICK {
+        let series = Series {
+            seed: 1,
+            from: 0,
+            worlds: 400,
+            cycles: u64::MAX,
+            jobs: jobs(),
+            failures: 1,
+            bug: Some(bug),
+        };
+        let progress = run_series(series, |_| {});
+        println!("{bug:?}: after {} worlds", progress.worlds);
+        assert!(!progress.failures.is_empty(), "{bug:?} hides from {} worlds", progress.worlds);
+    }
 }

@@ -39,9 +39,7 @@ pub fn draw(model: &mut Model, options: &Options, random: &mut Random) -> Option
             Some(Action::Admin(Order::Create(name, draw_size(options, random))))
         }
         Verb::Checkpoint => Some(Action::Admin(Order::Checkpoint)),
-        // Asks for quiet disks; with nothing else under way for now.
-        Verb::Collect if model.in_flight == 0 => Some(Action::Admin(Order::Collect(random.below(4) == 0))),
-        Verb::Collect => None,
+        Verb::Collect => Some(Action::Admin(Order::Collect(random.below(4) == 0))),
         _ => draw_order(verb, model, options, random).map(Action::Admin),
     }
 }
@@ -130,8 +128,8 @@ fn draw_range(disk: &Disk, options: &Options, random: &mut Random) -> Range<u64>
         2 => (first + random.below(SECTORS_PER_BLOCK), random.within(1..100)),
         // Large enough to go out of line.
         3 => (first, random.within(8..33) * SECTORS_PER_BLOCK),
-        5 | 6 if options.full => (first, random.within(100..257) * SECTORS_PER_BLOCK),
-        4 if options.full || random.below(4) == 0 => (first, random.within(33..257) * SECTORS_PER_BLOCK),
+        5 | 6 if options.heavy => (first, random.within(100..257) * SECTORS_PER_BLOCK),
+        4 if options.heavy || random.below(4) == 0 => (first, random.within(33..257) * SECTORS_PER_BLOCK),
         _ => (first, random.within(1..5) * SECTORS_PER_BLOCK),
     };
     let limit = (first_block + options.write_blocks_max) * SECTORS_PER_BLOCK;

@@ -87,8 +87,7 @@ impl Store {
     /// Write a record to the slot its generation selects; durable with the next flush, which must come
     /// before the next write of the same record.
     pub async fn write_record(&self, slots: [BlockAddr; 2], record: &VdiRecord) -> Result<()> {
-        let nth = if seeded_bug(Bug::OneRecordSlot) { 0 } else { record.generation.0 % 2 };
-        let slot = slots[nth as usize];
+        let slot = slots[(record.generation.0 % 2) as usize];
         let record = VdiRecord { host_generation: Generation(self.0.host_flushed.get()), ..*record };
         let block = record.encode(slot, self.uuid());
         let offset = self.offset_bytes(slot, 1)?;

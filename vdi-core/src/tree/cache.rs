@@ -12,7 +12,6 @@ use quick_cache::{OptionsBuilder, UnitWeighter};
 
 use super::{Entry, Node, NodeSource};
 use crate::error::Result;
-use crate::sabotage::{Bug, seeded_bug};
 use crate::store::Store;
 use crate::units::{BLOCK_SIZE, BlockAddr};
 
@@ -119,10 +118,7 @@ impl NodeCache {
     #[must_use]
     pub fn cached(&self, link: Entry, level: u8) -> Option<Node> {
         let part = self.part(level).borrow();
-        let found = part
-            .get(&link.addr)
-            .filter(|c| c.crc == link.crc || seeded_bug(Bug::CacheTrustsAddress))
-            .map(|c| c.node.clone());
+        let found = part.get(&link.addr).filter(|c| c.crc == link.crc).map(|c| c.node.clone());
         if found.is_some() {
             self.hits.set(self.hits.get() + 1);
         }

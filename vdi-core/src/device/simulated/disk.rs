@@ -73,7 +73,8 @@ impl Disk {
         if op.kind != OpKind::Read {
             self.crash_point.tick();
         }
-        let slow = self.random.chance(self.faults.slow);
+        let slow_read = if op.kind == OpKind::Read { self.faults.slow_read } else { 0 };
+        let slow = self.random.chance(self.faults.slow + slow_read);
         if slow {
             self.counts.add(Fault::Slow);
         }

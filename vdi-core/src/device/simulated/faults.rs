@@ -101,6 +101,8 @@ pub struct Faults {
     pub flipped_read: u32,
     /// [`Fault::Slow`]
     pub slow: u32,
+    /// [`Fault::Slow`], of reads only: so slow that what they read may be freed and written again meanwhile.
+    pub slow_read: u32,
     /// Longest virtual time of an ordinary operation, ns; each takes a random part of it.
     pub delay_ns_max: u64,
     /// Longest virtual time of a slow operation, ns.
