@@ -3,8 +3,12 @@
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use crate::process::{cores, run};
+
+/// The part of all cores that others may keep busy on a machine that counts as quiet.
+const BUSY_MAX: f64 = 0.1;
 
 /// A folder for stores and logs, emptied at the start and removed at the end.
 pub struct Place {
@@ -52,12 +56,32 @@ fn machine(dir: &Path) -> io::Result<String> {
     let kind = run(&["findmnt", "-no", "FSTYPE", "-T", dir])?;
     // Where mounts lie over each other, the last one counts.
     let kind = kind.lines().last().unwrap_or("unknown").trim().to_string();
-    let loaded = if load()? > cores() as f64 / 2.0 { "-loaded" } else { "" };
+    let loaded = if busy()? > BUSY_MAX { "-loaded" } else { "" };
     Ok(format!("{}c-{}g-{kind}{loaded}", cores(), kib.div_ceil(1 << 20)))
 }
 
-/// Processes that wanted a core during the last minute, on average.
-fn load() -> io::Result<f64> {
-    let text = fs::read_to_string("/proc/loadavg")?;
-    text.split(' ').next().unwrap_or_default().parse().map_err(io::Error::other)
+/// The part of all cores that others keep busy, over three seconds in which this process sleeps.
+fn busy() -> io::Result<f64> {
+    let before = ticks()?;
+    std::thread::sleep(Duration::from_secs(3));
+    let after = ticks()?;
+    let (all, idle) = (after.0 - before.0, after.1 - before.1);
+    Ok(1.0 - idle as f64 / all.max(1) as f64)
+}
+
+/// Clock ticks of all cores since the machine's start, and those of them without work.
+fn ticks() -> io::Result<(u64, u64)> {
+    let text = fs::read_to_string("/proc/stat")?;
+    // user nice system idle iowait irq softirq steal; what follows is part of the first two.
+    let fields: Vec<u64> = text
+        .lines()
+        .next()
+        .unwrap_or_default()
+        .split_whitespace()
+        .skip(1)
+        .take(8)
+        .flat_map(str::parse)
+        .collect();
+    let waiting = fields.iter().skip(3).take(2).sum();
+    Ok((fields.iter().sum(), waiting))
 }
