@@ -147,6 +147,8 @@ impl Engine {
         self.forget_held(entry.id);
         self.0.shared.log.forget(entry.id);
         self.reclaimable_changed();
+        // Its records may be what others wait for.
+        self.0.shared.pressure.request();
         Ok(())
     }
     /// Change the size; smaller only with `force`.

@@ -31,8 +31,8 @@ const PREFETCH_NODES: usize = 32;
 
 /// The tree `root` with `changes` made, which are sorted, disjoint and within its capacity. New blocks
 /// are born in `epoch`; replaced ones are freed if born after `threshold`. All nodes are written, none
-/// flushed, when this returns; an emptied tree has no nodes. Each freed block costs eight bytes of
-/// memory here, so callers cut a discard of many terabytes into several batches.
+/// flushed, when this returns; an emptied tree has no nodes. Freed blocks are
+/// bits by region ([`Freed`]): however large a discard is, they take no more memory than the bitmaps of the store.
 ///
 /// # Errors
 /// `Corrupt` when an old node is not what its parent vouches for, or when a change maps a block to where

@@ -225,6 +225,34 @@ fn records_that_do_not_fit_the_share_hold_the_log_and_say_so() {
 }
 
 #[test]
+fn deleting_a_held_disk_lets_those_who_wait_for_it_go_on() {
+    let (w, root) = two_disks();
+    damage(&w.store, root);
+    w.run(move |e| async move {
+        let bad = e.open_vdi("bad").await.unwrap();
+        for i in 0..60 {
+            let at = |n: u64| (i * 500 + n) * 97 % 8000 * 8;
+            let all = (0..500).map(|n| Box::pin(bad.discard(at(n), 8, Ack::WriteBack)) as LocalFuture<'_, _>);
+            if join_all(all.collect()).await.iter().any(Result::is_err) {
+                break;
+            }
+        }
+        let done = Rc::new(Cell::new(false));
+        let (engine, ended) = (e.clone(), Rc::clone(&done));
+        e.shared().executor.spawn(async move {
+            busy(&engine, 1, 2 * LOG).await;
+            ended.set(true);
+        });
+        e.shared().executor.sleep(20_000_000_000).await;
+        assert!(!done.get());
+        drop(bad);
+        e.delete("bad", true).await.unwrap();
+        e.shared().executor.sleep(1_000_000_000).await;
+        assert!(done.get());
+    });
+}
+
+#[test]
 fn a_disk_whose_record_cannot_be_read_at_start_keeps_its_log_records_for_a_later_one() {
     let (w, _) = two_disks();
     let (model, slots) = w.run(|e| async move {
