@@ -41,30 +41,7 @@ impl Engine {
         let remembered = scan.generations().iter().map(|g| (g.vdi, (g.lease_epoch, g.generation))).collect();
         let findings = scan.findings().to_vec();
         let log = scan.start(&env.executor).await?;
-        let shared = Rc::new(Shared {
-            executor: env.executor.clone(),
-            clock: Rc::clone(&env.clock),
-            cache: NodeCache::new(store.clone(), options.cache_bytes),
-            staging: Staging::new(options.staging_bytes),
-            pressure: Pressure::default(),
-            late_checkpoints: options.late_checkpoints,
-            out_of_line_bytes: options.out_of_line_bytes,
-            placing: crate::vdi::placing::Placing::default(),
-            placed_written: Cell::new(0),
-            placed_flushed: Cell::new(0),
-            store,
-            log,
-        });
-        let weak: Weak<Shared> = Rc::downgrade(&shared);
-        shared.log.set_barrier(Rc::new(move || {
-            let shared = weak.upgrade();
-            Box::pin(async move {
-                match shared {
-                    Some(s) => s.flush_placed().await,
-                    None => Ok(()),
-                }
-            })
-        }));
+        let shared = shared_by_vdis(&env, store, log, &options);
         let engine = Engine(Rc::new(Inner {
             env: env.clone(),
             shared,
@@ -156,6 +133,35 @@ impl Engine {
             }
         }
     }
+}
+
+/// What the open VDIs share; the log flushes the store's out-of-line data before itself.
+fn shared_by_vdis(env: &Env, store: Store, log: Log, options: &EngineOptions) -> Rc<Shared> {
+    let shared = Rc::new(Shared {
+        executor: env.executor.clone(),
+        clock: Rc::clone(&env.clock),
+        cache: NodeCache::new(store.clone(), options.cache_bytes),
+        staging: Staging::new(options.staging_bytes),
+        pressure: Pressure::default(),
+        late_checkpoints: options.late_checkpoints,
+        out_of_line_bytes: options.out_of_line_bytes,
+        placing: crate::vdi::placing::Placing::default(),
+        placed_written: Cell::new(0),
+        placed_flushed: Cell::new(0),
+        store,
+        log,
+    });
+    let weak: Weak<Shared> = Rc::downgrade(&shared);
+    shared.log.set_barrier(Rc::new(move || {
+        let shared = weak.upgrade();
+        Box::pin(async move {
+            match shared {
+                Some(s) => s.flush_placed().await,
+                None => Ok(()),
+            }
+        })
+    }));
+    shared
 }
 
 /// A record that counts.

@@ -29,7 +29,7 @@ pub struct EngineOptions {
     pub out_of_line_bytes: usize,
     /// Oldest that something may be before it is checkpointed, ns.
     pub checkpoint_age_ns: u64,
-    /// For tests: no checkpoint before the log is nearly full, unless asked for.
+    /// For tests, with a log of 1 GiB or more: no checkpoint before it is nearly full, unless asked for.
     pub late_checkpoints: bool,
     /// Give up a log that is missing or is not the store's, with all it holds.
     pub discard_log: bool,

@@ -116,9 +116,8 @@ impl Overlay {
     /// Put `content` over `blocks` blocks at `at`; returns what it replaced for good (same epoch and batch).
     pub fn insert(&mut self, at: u64, blocks: u64, epoch: Epoch, batch: u64, content: &Content) -> Replaced {
         assert!(blocks > 0);
-        let end = at + blocks;
         // Most writes meet nothing, or exactly what an earlier one of the same size left.
-        match self.map.range_mut(..end).next_back() {
+        match self.map.range_mut(..at + blocks).next_back() {
             Some((start, entry)) if *start == at && entry.blocks == blocks => {
                 let new = Version { epoch, batch, content: content.clone() };
                 let replaced = entry.put(new);
@@ -133,6 +132,18 @@ impl Overlay {
                 return Replaced::new();
             }
         }
+        self.insert_across(at, blocks, epoch, batch, content)
+    }
+    /// [`Overlay::insert`] over parts of ranges, or several.
+    fn insert_across(
+        &mut self,
+        at: u64,
+        blocks: u64,
+        epoch: Epoch,
+        batch: u64,
+        content: &Content,
+    ) -> Replaced {
+        let end = at + blocks;
         self.split(at);
         self.split(end);
         let mut replaced = Replaced::new();

@@ -24,22 +24,8 @@ impl Vdi {
         if record.seq <= inner.seq.get() && !again {
             return Ok(());
         }
-        let durable = inner.record.get();
-        if record.lease_epoch != durable.lease_epoch {
-            return Err(self.stale(format!(
-                "the log has lease epoch {}, the record {}",
-                record.lease_epoch, durable.lease_epoch
-            )));
-        }
-        if record.seq != VdiSeq(inner.seq.get().0 + 1) && !again {
-            return Err(self.stale(format!("record {} follows record {}", record.seq.0, inner.seq.get().0)));
-        }
-        if record.epoch != inner.epoch.get() && !again {
-            return Err(self.stale(format!(
-                "epoch {} where {} was due",
-                record.epoch.0,
-                inner.epoch.get().0
-            )));
+        if !again {
+            self.check_order(record)?;
         }
         self.check_event(&record.body)?;
         inner.seq.set(record.seq.max(inner.seq.get()));
@@ -79,6 +65,28 @@ impl Vdi {
             Body::RemoveSnapshot { snapshot } => {
                 self.replay_event(record.seq, What::Removed { epoch: *snapshot }, false, segment);
             }
+        }
+        Ok(())
+    }
+    /// A record follows the one before, or the log is not whole.
+    fn check_order(&self, record: &Record) -> Result<()> {
+        let inner = &self.0;
+        let durable = inner.record.get();
+        if record.lease_epoch != durable.lease_epoch {
+            return Err(self.stale(format!(
+                "the log has lease epoch {}, the record {}",
+                record.lease_epoch, durable.lease_epoch
+            )));
+        }
+        if record.seq != VdiSeq(inner.seq.get().0 + 1) {
+            return Err(self.stale(format!("record {} follows record {}", record.seq.0, inner.seq.get().0)));
+        }
+        if record.epoch != inner.epoch.get() {
+            return Err(self.stale(format!(
+                "epoch {} where {} was due",
+                record.epoch.0,
+                inner.epoch.get().0
+            )));
         }
         Ok(())
     }

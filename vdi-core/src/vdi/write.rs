@@ -306,7 +306,7 @@ impl Vdi {
         let log = shared.log.stats();
         let due = match shared.late_checkpoints {
             false => log.used_bytes > log.ring_bytes / 2 || shared.staging.wants_checkpoint(),
-            true => log.used_bytes > log.ring_bytes / 16 * 15,
+            true => log.used_bytes > log.ring_bytes / 32 * 29,
         };
         if due {
             shared.pressure.request();
