@@ -355,6 +355,32 @@ fn a_full_store_says_no_space_and_discards_make_room_again() {
 }
 
 #[test]
+fn a_full_store_takes_discards_and_lets_snapshots_go() {
+    let w = World::formatted();
+    w.run(|e| async move {
+        e.create("big", 1 << 30).await.unwrap();
+        let v = e.open_vdi("big").await.unwrap();
+        write(&v, 0, &fill(1, 1 << 20)).await;
+        e.snapshot("big", None).await.unwrap();
+        // A block in each leaf, then the next of each: nodes fill the store as much as data do.
+        let place = |i: u64| i % 1024 * 2048 + i / 1024 * 8;
+        let mut i = 256;
+        while v.write(place(i), &fill(2, 4096), Ack::WriteBack).await.is_ok() {
+            i += 1;
+        }
+        let full = v.write(place(i + 1), &fill(3, 4096), Ack::WriteBack).await;
+        assert_eq!(full.unwrap_err().kind(), ErrorKind::NoSpace);
+        for leaf in 0..1024 {
+            v.discard(leaf * 2048, 8, Ack::WriteBack).await.unwrap();
+        }
+        for s in e.snapshots("big").await.unwrap() {
+            e.remove_snapshot("big", s.epoch).await.unwrap();
+        }
+        e.checkpoint().await.unwrap();
+    });
+}
+
+#[test]
 fn resize_grows_shrinks_only_with_force_and_shows_zeros_after() {
     let w = World::formatted();
     w.run(|e| async move {
