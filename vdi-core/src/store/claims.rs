@@ -157,6 +157,9 @@ impl Store {
     }
     /// Write what changed in the bitmaps; freed blocks become visible on disk, claims durable with the next flush.
     pub async fn write_dirty_bitmaps(&self) -> Result<()> {
+        // One at a time: what an earlier caller took is on the device before a later one says that all is, and
+        // never after a newer state of the same sector.
+        let _turn = self.0.bitmap_writes.lock().await;
         let mut dirty = self.0.bitmaps.borrow_mut().take_dirty(self.uuid());
         if seeded_bug(Bug::SkipBitmaps) {
             dirty.clear();

@@ -63,6 +63,7 @@ struct Inner {
     /// Claims in order of use; exhausted ones leave.
     claims: RefCell<Vec<ActiveClaim>>,
     claiming: TaskLock,
+    bitmap_writes: TaskLock,
     host: RefCell<HostRecord>,
     host_lock: TaskLock,
     /// Generation of the newest host record whose write has completed.

@@ -100,6 +100,7 @@ impl Store {
             bitmaps: RefCell::default(),
             claims: RefCell::default(),
             claiming: TaskLock::default(),
+            bitmap_writes: TaskLock::default(),
             host: RefCell::new(host),
             host_lock: TaskLock::default(),
             host_written: Cell::new(host_generation),
