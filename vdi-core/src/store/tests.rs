@@ -1,7 +1,7 @@
 use super::*;
 use crate::device::MemoryDevice;
 use crate::device::memory::Media;
-use crate::executor::{Executor, block_on};
+use crate::executor::{Executor, LocalFuture, block_on, join_all};
 use crate::units::{Generation, SegmentSeq};
 
 const BYTES: u64 = 64 << 20;
@@ -68,6 +68,36 @@ fn a_freed_block_is_reused_only_after_readers_and_log_let_go() {
         s.give_back(released);
         assert!(!s.is_used(run.start));
     });
+}
+
+#[test]
+fn a_bitmap_sector_never_goes_back_to_an_older_state() {
+    let media = formatted();
+    let late = with_store(&media, |s| async move {
+        let mut runs = Vec::new();
+        while runs.iter().map(|r: &Run| r.blocks).sum::<u32>() < 1500 {
+            runs.push(s.allocate(ExtentKind::Data, 512).await.unwrap());
+        }
+        s.write_host_record().await.unwrap();
+        let free = |addr| {
+            s.quarantine([addr].into_iter().collect(), SegmentSeq(1));
+            s.give_back(s.release(SegmentSeq(2)));
+        };
+        let (first, last) = (runs[0].start, runs.last().unwrap().start);
+        free(first);
+        free(last);
+        let store = s.clone();
+        let one: LocalFuture<'_, Result<()>> = Box::pin(async move { store.write_dirty_bitmaps().await });
+        let two: LocalFuture<'_, Result<()>> = Box::pin(async {
+            // The first has taken both sectors, and is writing the earlier one.
+            free(last.plus(1));
+            s.write_dirty_bitmaps().await
+        });
+        assert!(join_all(vec![one, two]).await.into_iter().all(|r| r.is_ok()));
+        assert!(s.is_used(last.plus(2)));
+        last.plus(1)
+    });
+    with_store(&media, move |s| async move { assert!(s.is_used(late.plus(1)) && !s.is_used(late)) });
 }
 
 #[test]
