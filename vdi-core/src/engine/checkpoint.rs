@@ -192,8 +192,7 @@ impl Engine {
             let (batch, blocks) = vdi.publish(p);
             batches.push((vdi, batch));
             freed.merge(blocks);
-            let mut remembered = self.0.remembered.borrow_mut();
-            remembered.insert(vdi.id(), (vdi.record().lease_epoch, vdi.record().generation));
+            self.note_record(vdi);
         }
         let blocks = freed.len();
         // Any record appended so far may name them.
@@ -202,6 +201,22 @@ impl Engine {
             vdi.forget(batch).await;
         }
         blocks
+    }
+    /// The record of `vdi` is durable: an older one is not its present state from now on.
+    fn note_record(&self, vdi: &Vdi) -> VdiGeneration {
+        let (lease_epoch, generation) = (vdi.record().lease_epoch, vdi.record().generation);
+        self.0.remembered.borrow_mut().insert(vdi.id(), (lease_epoch, generation));
+        VdiGeneration { vdi: vdi.id(), lease_epoch, generation }
+    }
+    /// Let the log's head know the record of `vdi`, written outside a round: should its device have lost it, a
+    /// restart must not take the one before for the present.
+    pub(super) async fn remember_record(&self, vdi: &Vdi) -> Result<()> {
+        if !self.0.vdis.borrow().contains_key(&vdi.id()) {
+            // Deleted meanwhile.
+            return Ok(());
+        }
+        let noted = self.note_record(vdi);
+        self.0.shared.log.trim(SegmentSeq(0), &[noted]).await
     }
     /// Forget the part of the log that every VDI has in its tree, and hand out what that makes reusable.
     async fn trim(&self, cut: &[Vdi], through: SegmentSeq) -> Result<()> {

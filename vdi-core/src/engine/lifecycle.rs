@@ -155,6 +155,7 @@ impl Engine {
     pub async fn resize(&self, name: &str, size_bytes: u64, force: bool) -> Result<VdiInfo> {
         let vdi = self.open_vdi(name).await?;
         vdi.resize(size_bytes, force).await?;
+        self.remember_record(&vdi).await?;
         self.show(name).await
     }
 }

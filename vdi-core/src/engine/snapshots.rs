@@ -35,6 +35,7 @@ impl Engine {
         self.checkpoint_snapshot(&vdi, epoch).await?;
         let to = vdi.durable_snapshot(epoch).ok_or_else(|| gone(name, epoch))?;
         vdi.roll_back_to(&to).await?;
+        self.remember_record(&vdi).await?;
         Ok(SnapshotInfo { pending: false, ..kept })
     }
     /// See to it that everything through a snapshot is in the tree.
