@@ -7,7 +7,7 @@ MAKEFLAGS += --no-print-directory
 TOOLS := target/tools
 # Where a test that could not run writes its name and reason; read by tests/summary.sh.
 export PARALLAX_SKIPPED := $(CURDIR)/target/skipped.txt
-TEST_FEATURES := --features vdi-core/sim
+TEST_FEATURES := --features vdi-core/sim,fuzz-targets/front-end
 
 .PHONY: help
 help: ## List the targets
@@ -50,9 +50,42 @@ demo: setup ## The main job, told as it happens: guests on snapshotted, cloned d
 sim: ## Simulated worlds with crashes until CYCLES are done (SEED=1 CYCLES=10000 JOBS=2; FROM=n goes on after an interruption)
 	cargo run --release -p vdi-core --features sim --example sim
 
+.PHONY: exhaustive
+exhaustive: ## Every sequence of three operations or fewer, crashed at every write (FROM=n goes on after an interruption; JOBS=2 COUNT=n)
+	cargo run --release -p vdi-core --features sim --example exhaustive
+
+.PHONY: kills
+kills: ## Daemons killed under load: nothing lost, doubled or stuck (KILLS=2000 SEED=1); the ledger gets a row
+	cargo build -p vhost-parallax --bins
+	cargo run -p parallax-tests --example kills
+
+.PHONY: storm
+storm: ## Eight queues under snapshots, checkpoints and collections, a minute each (STORMS=10 SEED=1); the ledger gets a row
+	cargo build -p vhost-parallax --bins
+	cargo run -p parallax-tests --example storm
+
+.PHONY: guest-kills upgrades
+guest-kills: ## The daemon killed under guests that run fio with verify (TIMES=100); the ledger gets a row
+	cargo build -p vhost-parallax --bins
+	cargo run -p parallax-tests --example guest_kills kill
+
+upgrades: ## The daemon stopped and another binary started in its place under guests that run fio (TIMES=100); the ledger gets a row
+	cargo build -p vhost-parallax --bins
+	cargo run -p parallax-tests --example guest_kills upgrade
+
 .PHONY: seeded-bugs
-seeded-bugs: ## Every deliberate bug is found by the simulator: in which world, by which check (BUG=name WORLDS=20000 SEED=1)
+seeded-bugs: ## Every deliberate bug: in which world and which short sequence it is found, by which check (BUG=name WORLDS=20000 SEED=1)
 	cargo run --release -p vdi-core --features sim --example seeded_bugs
+
+.PHONY: fuzz
+fuzz: ## Fuzz each target for a minute, nightly Rust (FUZZ=name for one, SECONDS=60 each; FUZZ=name INPUT=file replays)
+	@setup/rust.sh
+	@if [ -n "$(INPUT)" ]; then cargo run --quiet -p fuzz-targets --features front-end --example replay -- "$(FUZZ)" "$(INPUT)"; \
+	else setup/fuzz.sh && FUZZ="$(FUZZ)" SECONDS_EACH="$(or $(SECONDS),60)" fuzz/run.sh .; fi
+
+.PHONY: fuzz-corpus
+fuzz-corpus: ## Keep of what `make fuzz` found as few small inputs as cover the same, in fuzz/corpus (FUZZ=name for one)
+	@FUZZ="$(FUZZ)" fuzz/minimize.sh .
 
 .PHONY: bench
 bench: ## Measure: each question of benches/benches, rows to benches/runs (clean tree only; QUESTION=name for one)

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# tools.sh DIR : cargo tools at fixed versions, built once into DIR.
+# tools.sh DIR : cargo tools at fixed versions, built once into DIR, and the crates that they look at.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 dir=$1
@@ -12,4 +12,10 @@ if [ "$have" != "$deny_version" ]; then
   build=$(mktemp -d)
   trap 'rm -rf "$build"' EXIT
   CARGO_TARGET_DIR=$build nice -n 5 cargo install cargo-deny --version "$deny_version" --locked --force --quiet --root "$dir"
+fi
+
+# A build fetches the crates of its own platform only; cargo-deny reads the manifests of all.
+if ! cargo fetch --locked --offline --quiet 2>/dev/null; then
+  echo "setup: fetching the crates of Cargo.lock (a few seconds)"
+  cargo fetch --locked --quiet
 fi

@@ -38,9 +38,11 @@ impl Daemon {
     /// CPU time of all its threads so far, nanoseconds.
     #[must_use]
     pub fn cpu_ns(&self) -> u64 {
-        let Ok(tasks) = fs::read_dir(format!("/proc/{}/task", self.pid())) else { return 0 };
-        let stats = tasks.flatten().filter_map(|t| fs::read_to_string(t.path().join("schedstat")).ok());
-        stats.filter_map(|s| s.split(' ').next()?.parse::<u64>().ok()).sum()
+        // Of the process, not summed up over its threads: kernel workers come and go, and take theirs along.
+        let Ok(stat) = fs::read_to_string(format!("/proc/{}/stat", self.pid())) else { return 0 };
+        let fields = stat.rsplit(')').next().unwrap_or_default().split_whitespace();
+        let ticks: u64 = fields.skip(11).take(2).filter_map(|f| f.parse::<u64>().ok()).sum();
+        ticks * (1_000_000_000 / rustix::param::clock_ticks_per_second())
     }
 
     /// SIGKILL, and wait for its end.

@@ -1,9 +1,13 @@
 //! What a user may set through the environment; `benches/README.md` lists them.
 
-/// The variable `name` as a number, or `default`.
+/// The variable `name` as a number, or `default`. Panics when it is no number.
 #[must_use]
 pub fn number(name: &str, default: u64) -> u64 {
-    std::env::var(name).ok().and_then(|v| v.parse().ok()).unwrap_or(default)
+    let text = std::env::var(name).unwrap_or_default();
+    if text.is_empty() {
+        return default;
+    }
+    text.parse().unwrap_or_else(|e| panic!("{name}={text}: {e}"))
 }
 
 /// The words of the variable `name`, or of `default`.

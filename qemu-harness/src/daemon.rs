@@ -27,6 +27,7 @@ pub struct Daemon {
     run_dir: PathBuf,
     output: PathBuf,
     options: Vec<String>,
+    program: Option<PathBuf>,
     process: Option<Process>,
 }
 
@@ -42,6 +43,7 @@ impl Daemon {
             run_dir: scratch.join("run"),
             output: scratch.join("daemon.log"),
             options: Vec::new(),
+            program: None,
             process: None,
         }
     }
@@ -67,8 +69,18 @@ impl Daemon {
     /// Start the daemon with further `options` from now on.
     #[must_use]
     pub fn with_options(mut self, options: &[&str]) -> Daemon {
-        self.options = options.iter().map(|o| (*o).to_string()).collect();
+        self.set_options(options);
         self
+    }
+
+    /// Start the daemon with these further `options` from now on, and not with those before.
+    pub fn set_options(&mut self, options: &[&str]) {
+        self.options = options.iter().map(|o| (*o).to_string()).collect();
+    }
+
+    /// Start this program from now on instead of the one that was built with this one.
+    pub fn set_program(&mut self, program: &Path) {
+        self.program = Some(program.to_owned());
     }
 
     /// The arguments of `vhost-parallax` that serve this store.
@@ -87,7 +99,8 @@ impl Daemon {
     /// When it ends or does not answer.
     pub fn start(&mut self) -> Result<Duration> {
         let started = Instant::now();
-        let mut command = Command::new(built("vhost-parallax")?);
+        let program = self.program.clone().map_or_else(|| built("vhost-parallax"), Ok)?;
+        let mut command = Command::new(program);
         command.args(self.start_arguments());
         let mut process = Process::spawn("vhost-parallax", command, &self.output)?;
         until("vhost-parallax to answer", Deadline::after(START_LIMIT), || {

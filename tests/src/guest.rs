@@ -56,10 +56,17 @@ pub struct Stage {
 /// When the daemon does not come up.
 #[must_use]
 pub fn stage(test: &str) -> Option<Stage> {
+    stage_with(test, &[])
+}
+
+/// As [`stage`], with further options for the daemon.
+#[must_use]
+pub fn stage_with(test: &str, options: &[&str]) -> Option<Stage> {
     let leave = leave(test)?;
     let scratch = Scratch::new("guest").expect("a scratch directory");
     let daemon = Daemon::format(scratch.path(), scratch.path(), "8G", "256M").expect("a store");
-    let mut daemon = daemon.with_options(&["--test-reorder-completions", REORDER_SEED]);
+    let all = [&["--test-reorder-completions", REORDER_SEED], options].concat();
+    let mut daemon = daemon.with_options(&all);
     daemon.start().expect("the daemon starts");
     Some(Stage { daemon, scratch, leave })
 }

@@ -4,7 +4,12 @@
 pub mod daemon;
 pub mod front_end;
 pub mod guest;
+pub mod guest_kills;
+pub mod kills;
+pub mod ledger;
+pub mod load;
 pub mod ram_disk;
+pub mod storm;
 pub mod tidy;
 
 use std::io::Write;

@@ -3,6 +3,7 @@
 
 use parallax_tests::guest::{MINUTE, stage};
 use qemu_harness::MachineConfig;
+use qemu_harness::wait::{Deadline, until};
 use serde_json::json;
 
 #[test]
@@ -42,8 +43,12 @@ fn space_trimmed_by_the_guest_comes_back_in_status() {
     assert!(full >= empty + (190 << 20), "192 MiB written: {empty} -> {full}");
     let trimmed = machine.run("rm /mnt/big && sync && fstrim -v /mnt && sync", 3 * MINUTE).unwrap();
     println!("{trimmed}");
-    let after = stage.daemon.used_bytes().unwrap();
-    assert!(after <= empty + (16 << 20), "trimmed space is free again: {empty} -> {full} -> {after}");
+    // A block that is freed while the guest writes on is free one checkpoint later: the log may still name it.
+    let back = format!("trimmed space is free again, {empty} -> {full} -> at most 16 MiB more than at first");
+    until(&back, Deadline::seconds(60), || {
+        Ok((stage.daemon.used_bytes()? <= empty + (16 << 20)).then_some(()))
+    })
+    .unwrap();
     machine.run("umount /mnt && /sbin/e2fsck -fn /dev/vda 2>&1", MINUTE).unwrap();
     stage.finish(machine);
 }

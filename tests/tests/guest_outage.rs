@@ -3,30 +3,21 @@
 use std::thread::sleep;
 use std::time::Duration;
 
-use parallax_tests::guest::{MINUTE, stage};
+use parallax_tests::guest::{MINUTE, stage, stage_with};
+use parallax_tests::guest_kills::{How, run};
 use qemu_harness::MachineConfig;
-
-/// Each block carries its checksum, offset and generation: an old, lost or misplaced write is found when
-/// it is read back. Paced, so that the kills come while it writes.
-const PACED_VERIFY: &str = "/sbin/fio --name=kills --filename=/dev/vda --size=64m --io_size=96m --offset_increment=1g \
-    --numjobs=2 --cpus_allowed=0-1 --cpus_allowed_policy=split --rw=randwrite --bsrange=4k-64k --ioengine=libaio \
-    --iodepth=16 --direct=1 --rate=6m --verify=crc32c --do_verify=1 --verify_fatal=1 --verify_backlog=512 2>&1";
 
 #[test]
 fn fio_verify_survives_three_kills_of_the_daemon() {
-    let Some(mut stage) = stage("fio_verify_survives_three_kills_of_the_daemon") else { return };
-    let disk = stage.daemon.create_and_attach("web", 20 << 30, 2).unwrap();
-    let mut machine = stage.boot(MachineConfig::new("kills").cpus(2).disk(disk));
-    let fio = machine.start(PACED_VERIFY).unwrap();
-    for _ in 0..3 {
-        sleep(Duration::from_secs(4));
-        stage.daemon.kill();
-        sleep(Duration::from_millis(300));
-        let took = stage.daemon.start().unwrap();
-        println!("daemon back after {} ms", took.as_millis());
-    }
-    machine.finish(fio, 4 * MINUTE).unwrap();
-    stage.finish(machine);
+    let Some(stage) = stage("fio_verify_survives_three_kills_of_the_daemon") else { return };
+    run(stage, How::Kill, 3);
+}
+
+#[test]
+fn fio_verify_survives_upgrades_of_a_daemon_with_two_shards() {
+    let test = "fio_verify_survives_upgrades_of_a_daemon_with_two_shards";
+    let Some(stage) = stage_with(test, &["--shards", "2"]) else { return };
+    run(stage, How::Upgrade, 2);
 }
 
 #[test]

@@ -5,138 +5,31 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use parallax_tests::daemon::Served;
-use parallax_tests::front_end::{FrontEnd, READ_REQUEST, Shape};
+use parallax_tests::front_end::{FrontEnd, Shape};
+use parallax_tests::kills::{Plan, run};
+use parallax_tests::load::stamp;
+use parallax_tests::storm;
 
 const LIMIT: Duration = Duration::from_secs(30);
-const BLOCKS: u64 = 700;
 const BLOCK: usize = 4096;
 const KILLS: u64 = 6;
 
-/// xorshift64.
-struct Draw(u64);
-
-impl Draw {
-    fn below(&mut self, n: u64) -> u64 {
-        self.0 ^= self.0 << 13;
-        self.0 ^= self.0 >> 7;
-        self.0 ^= self.0 << 17;
-        self.0 % n
-    }
-}
-
-/// A block says which one it is and which version, all over.
-fn stamp(block: u64, version: u64) -> Vec<u8> {
-    let words = [block.to_le_bytes(), version.to_le_bytes()].concat();
-    words.iter().copied().cycle().take(BLOCK).collect()
-}
-
-struct Load {
-    guest: FrontEnd,
-    draw: Draw,
-    /// Version of each block that was acknowledged.
-    acknowledged: Vec<u64>,
-    /// Slot of each write in flight, with its block and version.
-    writes: BTreeMap<u16, (u64, u64)>,
-    /// Slot of each read in flight, with its block.
-    reads: BTreeMap<u16, u64>,
-    completed: u64,
-}
-
-impl Load {
-    fn busy(&self, block: u64) -> bool {
-        self.writes.values().any(|(b, _)| *b == block) || self.reads.values().any(|b| *b == block)
-    }
-    /// Fill the queue with writes and reads of blocks that are not in flight.
-    fn submit(&mut self) {
-        for _ in 0..40 {
-            if self.guest.queues[0].room() == 0 {
-                break;
-            }
-            let block = self.draw.below(BLOCKS);
-            if self.busy(block) {
-                continue;
-            }
-            let read = self.draw.below(4) == 0;
-            let (queue, ram) = self.guest.queue(0);
-            if read {
-                let slot = queue.submit(ram, READ_REQUEST, block * 8, BLOCK as u32, 1);
-                self.reads.insert(slot, block);
-            } else {
-                let version = self.acknowledged[block as usize] + 1;
-                let slot = queue.submit_write(ram, block * 8, &stamp(block, version));
-                self.writes.insert(slot, (block, version));
-            }
-        }
-        self.guest.queue(0).0.kick();
-    }
-    /// Take completions, at least `count`.
-    fn take(&mut self, count: usize) {
-        let (queue, ram) = self.guest.queue(0);
-        for done in queue.wait(ram, count, LIMIT) {
-            assert_eq!(done.status, 0, "the guest sees no error");
-            self.completed += 1;
-            if let Some((block, version)) = self.writes.remove(&done.slot) {
-                self.acknowledged[block as usize] = version;
-            } else if let Some(block) = self.reads.remove(&done.slot) {
-                let (queue, ram) = self.guest.queue(0);
-                let found = ram.read(queue.data_at(done.slot), BLOCK);
-                assert_eq!(found, self.expected(block), "block {block}");
-            } else {
-                panic!("slot {} ended without having begun", done.slot);
-            }
-        }
-    }
-    fn expected(&self, block: u64) -> Vec<u8> {
-        match self.acknowledged[block as usize] {
-            0 => vec![0; BLOCK],
-            version => stamp(block, version),
-        }
-    }
-    fn drain(&mut self) {
-        let left = self.writes.len() + self.reads.len();
-        self.take(left);
-        assert!(self.guest.queue(0).0.in_flight().is_empty());
+#[test]
+fn a_killed_daemon_loses_doubles_and_forgets_nothing() {
+    for (queues, shards) in [(1, 1), (2, 2), (3, 1), (4, 3)] {
+        let told = run(Plan { seed: 20_261_120 + u64::from(queues), kills: KILLS, queues, shards });
+        assert!(told.in_flight > 50, "{told:?}");
+        println!("{queues} queues, {shards} shards: {told:?} at {KILLS} kills");
     }
 }
 
 #[test]
-fn a_killed_daemon_loses_doubles_and_forgets_nothing() {
-    let mut served = Served::started(&["--test-reorder-completions", "20261120"]);
-    let socket = served.attach_new("web", 64 << 20);
-    let shape = Shape { size: 64, data_bytes: BLOCK as u64, ..Shape::default() };
-    let guest = FrontEnd::start(&socket, shape).unwrap();
-    let mut load = Load {
-        guest,
-        draw: Draw(4711),
-        acknowledged: vec![0; BLOCKS as usize],
-        writes: BTreeMap::new(),
-        reads: BTreeMap::new(),
-        completed: 0,
-    };
-    let mut taken_up = 0;
-    for kill in 0..KILLS {
-        for _ in 0..20 + load.draw.below(20) {
-            load.submit();
-            load.take(1 + kill as usize);
-        }
-        load.submit();
-        std::thread::sleep(Duration::from_micros(load.draw.below(3000)));
-        served.daemon.kill();
-        taken_up += load.guest.queue(0).0.in_flight().len();
-        served.daemon.start().unwrap();
-        load.guest.reconnect(&socket, LIMIT).unwrap();
-        if kill % 2 == 0 {
-            load.drain();
-        }
+fn eight_queues_of_writes_discards_and_flushes_under_snapshots_and_checkpoints() {
+    for shards in [1, 2] {
+        let told = storm::run(20_261_120, shards, Duration::from_secs(6));
+        assert!(told.requests > 1000 && told.orders > 20, "{told:?}");
+        println!("{shards} shards: {told:?}");
     }
-    load.drain();
-    assert!(taken_up > 50, "{taken_up} requests were in flight at the kills");
-    let completed = load.completed;
-    for block in 0..BLOCKS {
-        assert_eq!(load.guest.read(block * 8, BLOCK), load.expected(block), "block {block}");
-    }
-    println!("{completed} requests, {taken_up} in flight at {KILLS} kills");
-    load.guest.stop_queue(0).unwrap();
 }
 
 #[test]

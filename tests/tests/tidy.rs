@@ -41,7 +41,7 @@ fn sources_keep_the_rules_of_names_unsafe_and_tests() {
 
 #[test]
 fn every_crate_has_the_lints_of_the_workspace() {
-    for member in ["vdi-core", "vhost-parallax", "qemu-harness", "tests", "benches"] {
+    for member in ["vdi-core", "vhost-parallax", "qemu-harness", "tests", "benches", "fuzz-targets"] {
         let manifest =
             fs::read_to_string(root().join(member).join("Cargo.toml")).expect("each member has one");
         assert!(manifest.contains("[lints]\nworkspace = true"), "{member} opts out of the workspace's lints");

@@ -13,6 +13,7 @@ use parallax_tests::front_end::{
     request, words,
 };
 use parallax_tests::ram_disk::{RamDisks, blank};
+use rustix::event::{PollFd, PollFlags, Timespec};
 use vhost::VhostBackend;
 use vhost::vhost_user::message::{
     VhostUserConfigFlags, VhostUserHeaderFlag, VhostUserInflight, VhostUserProtocolFeatures,
@@ -348,4 +349,25 @@ fn memory_can_be_added_and_removed_while_queues_run() {
     }
     assert_eq!(guest.write(0, &[2; 512]), 0);
     assert_eq!(guest.read(0, 512), [2; 512]);
+}
+
+#[test]
+fn a_ring_that_starts_tells_what_ended_while_nobody_listened() {
+    let mut disks = RamDisks::new();
+    let (socket, _) = disks.attach("web", &blank(1 << 20), false);
+    let mut guest = FrontEnd::start(&socket, Shape::default()).unwrap();
+    let (queue, ram) = guest.queue(0);
+    queue.submit_write(ram, 0, &[1; 512]);
+    queue.kick();
+    while queue.used_index(ram) == 0 {
+        std::thread::yield_now();
+    }
+    // QEMU takes its end of the call away as soon as the connection ends: what is rung after that is lost.
+    std::thread::sleep(Duration::from_millis(20));
+    guest.wire = None;
+    let _lost = rustix::io::read(guest.queues[0].call_file(), &mut [0; 8]);
+    guest.reconnect(&socket, LIMIT).unwrap();
+    let mut fds = [PollFd::new(guest.queues[0].call_file(), PollFlags::IN)];
+    let limit = Timespec { tv_sec: 20, tv_nsec: 0 };
+    assert_eq!(rustix::event::poll(&mut fds, Some(&limit)), Ok(1), "the guest waits for ever");
 }

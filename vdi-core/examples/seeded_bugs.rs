@@ -1,33 +1,29 @@
-//! `make seeded-bugs [BUG=name] [WORLDS=…] [SEED=…]`: runs worlds with each deliberate bug until one breaks a promise, and
-//! prints a table of how many it took. Ends with 1 when a bug was not found in WORLDS worlds.
+//! `make seeded-bugs [BUG=name] [WORLDS=…] [SEED=…]`: runs random worlds, and then the exhaustive slice, with each deliberate
+//! bug until a promise is broken, and prints a table of how much that took. Ends with 1 when a bug was found by neither.
 //!
-//! Each bug runs in a process of its own: some break the engine so badly that a panic meets another.
+//! Each search runs in a process of its own: some bugs break the engine so badly that a panic meets another.
+
+mod asked;
 
 use std::process::{Command, ExitCode};
 
+use asked::{bug, number};
 use vdi_core::sabotage::Bug;
+use vdi_core::sim::exhaustive::{Plan, Run, run};
 use vdi_core::sim::{Series, run_series};
 
-fn number(name: &str, default: u64) -> u64 {
-    std::env::var(name).ok().and_then(|text| text.parse().ok()).unwrap_or(default)
-}
-
 fn main() -> ExitCode {
-    match std::env::var("ONE_BUG") {
-        Ok(name) => one(&name),
-        Err(_) => all(),
+    match (bug("WORLDS_WITH"), bug("SEQUENCES_WITH")) {
+        (Some(bug), _) => worlds(bug),
+        (_, Some(bug)) => sequences(bug),
+        _ => all(),
     }
 }
 
-/// Says on stdout which world found the bug, and how.
-fn one(name: &str) -> ExitCode {
-    let Some(bug) = Bug::named(name) else {
-        eprintln!("there is no bug '{name}'");
-        return ExitCode::from(2);
-    };
-    let seed = number("SEED", 1);
+/// Says on stdout in which world the bug was found, and how.
+fn worlds(bug: Bug) -> ExitCode {
     let series = Series {
-        seed,
+        seed: number("SEED", 1),
         from: 0,
         worlds: number("WORLDS", 20_000),
         cycles: u64::MAX,
@@ -37,37 +33,52 @@ fn one(name: &str) -> ExitCode {
     };
     let progress = run_series(series, |_| {});
     let Some(failure) = progress.failures.first() else { return ExitCode::from(1) };
-    println!("{}\t{}\t{}", progress.worlds, failure.seed, failure.what.replace('\n', " "));
+    println!("{}\t{}", failure.seed, failure.what.replace('\n', " "));
+    ExitCode::SUCCESS
+}
+
+/// Says on stdout in which sequence of the slice the bug was found, and how.
+fn sequences(bug: Bug) -> ExitCode {
+    let wanted = Run { from: 0, count: u64::MAX, jobs: 1, failures: 1, bug: Some(bug) };
+    let progress = run(&Plan::slice(), wanted, |_| {});
+    let Some(broken) = progress.broken.first() else { return ExitCode::from(1) };
+    println!("{}\t{}", broken.number, broken.what.replace('\n', " "));
     ExitCode::SUCCESS
 }
 
 fn all() -> ExitCode {
-    let only = std::env::var("BUG").ok().filter(|name| !name.is_empty());
-    let bugs: Vec<Bug> =
-        Bug::ALL.into_iter().filter(|b| only.as_deref().is_none_or(|o| o == b.name_and_effect().0)).collect();
-    println!("| bug | what it does | found in world | seed | by |\n|---|---|---|---|---|");
+    let only = bug("BUG");
+    println!(
+        "| bug | what it does | found in world | by | found in sequence | by |\n|---|---|---|---|---|---|"
+    );
     let mut missed = 0;
-    for bug in bugs {
+    for bug in Bug::ALL.into_iter().filter(|b| only.is_none_or(|o| o == *b)) {
         let (name, effect) = bug.name_and_effect();
-        let program = std::env::current_exe().expect("this program has a path");
-        let child = Command::new(program).env("ONE_BUG", name).output().expect("this program starts");
-        let (out, err) = (String::from_utf8_lossy(&child.stdout), String::from_utf8_lossy(&child.stderr));
-        let mut words = out.trim_end().splitn(3, '\t');
-        let row = match (child.status.code(), words.next(), words.next(), words.next()) {
-            (Some(0), Some(worlds), Some(seed), Some(what)) => format!("{worlds} | {seed} | {}", by(what)),
-            (Some(1), ..) => {
-                missed += 1;
-                "not found | - | -".to_owned()
-            }
-            // A panic met another: the hook has said in which world.
-            _ => {
-                let seed = err.rsplit("SEED=").next().and_then(|rest| rest.split(':').next()).unwrap_or("?");
-                format!("{seed} | {seed} | two panics at once")
-            }
-        };
-        println!("| `{name}` | {effect} | {row} |");
+        let (world, sequence) = (search("WORLDS_WITH", name), search("SEQUENCES_WITH", name));
+        missed += u64::from(world.is_none() && sequence.is_none());
+        let row = |found: Option<String>| found.unwrap_or_else(|| "not found | -".to_owned());
+        println!("| `{name}` | {effect} | {} | {} |", row(world), row(sequence));
     }
     ExitCode::from(u8::from(missed > 0))
+}
+
+/// Search for the bug `name` in a process of its own: where it was found, and by what.
+fn search(how: &str, name: &str) -> Option<String> {
+    let program = std::env::current_exe().expect("this program has a path");
+    let child = Command::new(program).env(how, name).output().expect("this program starts");
+    let (out, err) = (String::from_utf8_lossy(&child.stdout), String::from_utf8_lossy(&child.stderr));
+    match (child.status.code(), out.trim_end().split_once('\t')) {
+        (Some(0), Some((place, what))) => Some(format!("{place} | {}", by(what))),
+        (Some(1), _) => None,
+        // A panic ended the process: the hook has said where.
+        _ => {
+            let place = ["SEED=", "in sequence "].iter().find_map(|sign| err.rsplit_once(sign));
+            let place = place.and_then(|(_, rest)| rest.split([':', ',']).next()).unwrap_or("?");
+            let panic =
+                err.lines().find(|l| !l.contains("panicked at") && !l.starts_with("in ")).unwrap_or("?");
+            Some(format!("{place} | {}", by(&format!("panic: {panic}"))))
+        }
+    }
 }
 
 /// Which check found it, in a few words.

@@ -1,20 +1,15 @@
-//! `make sim SEED=… CYCLES=… [FROM=…] [JOBS=…]`: worlds from SEED on until CYCLES crash-and-recover cycles are done.
+//! `make sim SEED=… CYCLES=… [FROM=…] [JOBS=…] [BUG=name]`: worlds from SEED on until CYCLES crash-and-recover cycles are done.
 //! Interrupted, it goes on with the FROM it printed last. Ends with 1 at the first broken promise.
+
+mod asked;
+mod ledger;
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Instant;
 
+use asked::{bug, number};
+use ledger::Row;
 use vdi_core::sim::{Progress, Series, WORLDS_FOR_ALL, run_series};
-
-fn number(name: &str, default: u64) -> u64 {
-    match std::env::var(name) {
-        Ok(text) if !text.is_empty() => text.parse().unwrap_or_else(|e| {
-            eprintln!("{name}={text}: {e}");
-            std::process::exit(2);
-        }),
-        _ => default,
-    }
-}
 
 fn main() {
     let cycles = number("CYCLES", 10_000);
@@ -27,7 +22,7 @@ fn main() {
         // One cycle means: this world and no other.
         jobs: if cycles == 1 { 1 } else { number("JOBS", cores) as usize },
         failures: number("FAILURES", 1) as usize,
-        bug: None,
+        bug: bug("BUG"),
     };
     let started = Instant::now();
     let said = AtomicU64::new(0);
@@ -54,6 +49,18 @@ fn main() {
     }
     print!("{}", progress.report);
     println!("trace of these {} worlds: {:016x}", progress.worlds, progress.trace);
+    let stops = progress.report.cycles_in_recovery.iter().sum::<u64>();
+    let row = Row {
+        family: "sim",
+        log: "1M-32M",
+        cases: progress.report.cycles + stops,
+        faults: progress.report.faults.total(),
+        took: started.elapsed(),
+        failures: progress.failures.len() as u64,
+    };
+    if bug("BUG").is_none() {
+        row.note();
+    }
     let missing = progress.report.missing();
     let enough = progress.worlds >= WORLDS_FOR_ALL && progress.failures.is_empty();
     if enough && !missing.is_empty() {

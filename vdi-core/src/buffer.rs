@@ -324,6 +324,12 @@ impl IoBuf {
 /// The buffers of one device operation, in order.
 pub type IoBufs = SmallVec<[IoBuf; 2]>;
 
+/// Whether `bytes` are only zeros: each equals the one before it. Opening a store looks at many empty slots.
+#[must_use]
+pub fn is_zero(bytes: &[u8]) -> bool {
+    bytes.first().is_none_or(|first| *first == 0 && bytes[1..] == bytes[..bytes.len() - 1])
+}
+
 /// CRC-32C (Castagnoli) of `bytes`, the checksum of every structure and block (RFC 3720, appendix B.4).
 #[must_use]
 pub fn crc32c(bytes: &[u8]) -> u32 {

@@ -16,6 +16,7 @@ pub mod format;
 pub mod gc;
 pub mod limits;
 pub mod log;
+pub mod peers;
 pub mod sabotage;
 #[cfg(any(test, feature = "sim"))]
 pub mod sim;

@@ -24,10 +24,15 @@ pub const NAME_BYTES_MAX: usize = 63;
 pub const LABEL_BYTES_MAX: usize = 63;
 /// Records in one VDI's snapshot log (snapshots, labels, removals).
 pub const SNAPSHOT_RECORDS_MAX: u64 = 1 << 20;
+/// Generations, sequence numbers, incarnations and lease epochs count up by one: none ever gets here, so a larger
+/// number on a disk is damage, and whoever counts on from a verified one cannot overflow.
+pub const COUNTER_MAX: u64 = 1 << 62;
 /// Findings that one check lists; more are counted.
 pub const CHECK_FINDINGS_MAX: usize = 1000;
-/// Slots for hosts in a store.
+/// Slots for hosts in a store; each shard of a host takes one.
 pub const HOSTS_MAX: u16 = 64;
+/// Shards of one host.
+pub const SHARDS_MAX: u16 = 16;
 /// Data blocks in one log segment at most (2 MiB).
 pub const SEGMENT_DATA_BLOCKS_MAX: usize = 512;
 /// Bytes of header and records in one log segment at most.

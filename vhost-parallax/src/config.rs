@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 
 use clap::Parser;
 use serde::Deserialize;
-use vdi_core::limits::{LOG_BYTES_DEFAULT, LOG_BYTES_MIN};
+use vdi_core::limits::{LOG_BYTES_DEFAULT, LOG_BYTES_MIN, SHARDS_MAX};
 
 use crate::control::api::error::{Code, ErrorBody, Result};
 use crate::control::api::run_dir::RunDir;
@@ -32,7 +32,8 @@ pub struct Typed {
     /// Where sockets go [default: /run/parallax; plain user: $XDG_RUNTIME_DIR/parallax; env PARALLAX_RUN_DIR]
     #[arg(long, value_name = "DIR")]
     pub run_dir: Option<PathBuf>,
-    /// Data threads [default: 1]
+    /// Data threads, each with a log of its own beside the first one's (PATH.1 and so on); disks are spread
+    /// over them [default: 1]
     #[arg(long, value_name = "N")]
     pub shards: Option<u16>,
     /// Group whose members may connect to VDI sockets [default: kvm where it exists]
@@ -44,8 +45,8 @@ pub struct Typed {
     /// Configuration file (TOML): the same names as these options, and [[attach]] tables
     #[arg(long, value_name = "FILE")]
     pub config: Option<PathBuf>,
-    /// Give up a log that is missing or is not the store's, and everything that only it holds: the VDIs
-    /// go back to their last checkpoint
+    /// Give up a log that is missing, damaged or not the store's, and everything that only it holds: its
+    /// VDIs go back to their last checkpoint. A sound log is used as ever
     #[arg(long)]
     pub discard_log: bool,
     /// For tests: complete requests in an order drawn from this seed
@@ -95,8 +96,10 @@ struct FileAttach {
 pub struct Config {
     /// The store.
     pub store: String,
-    /// The log, if named.
+    /// The log, if named: that of the first shard.
     pub log: Option<String>,
+    /// Data threads.
+    pub shards: u16,
     /// Size of a new log, bytes.
     pub log_bytes: u64,
     /// Where sockets go.
@@ -153,12 +156,12 @@ impl Typed {
                 "leave --log out, or name a file or block device of this host",
             ));
         }
-        check_shards(self.shards.or(file.shards).unwrap_or(1))?;
         let socket_group = self.socket_group.or(file.socket_group);
         let control_group = self.control_group.or(file.control_group);
         Ok(Config {
             store,
             log,
+            shards: shards(self.shards.or(file.shards))?,
             log_bytes: log_bytes(self.log_size.or(file.log_size))?,
             run_dir: RunDir::choose(self.run_dir.or(file.run_dir), place.env, place.is_root)?,
             socket_group: socket_gid(socket_group.as_deref(), place)?,
@@ -188,16 +191,15 @@ fn read_file(path: &Path) -> Result<FileContent> {
     })
 }
 
-fn check_shards(shards: u16) -> Result<()> {
-    match shards {
-        1 => Ok(()),
-        0 => Err(ErrorBody::bad_request("0 shards serve nothing", "leave --shards out, or give 1")),
-        n => Err(ErrorBody::new(
-            Code::Unsupported,
-            format!("{n} shards are not possible yet; this version runs one"),
-            "leave --shards out, or give 1",
-        )),
+fn shards(typed: Option<u16>) -> Result<u16> {
+    let shards = typed.unwrap_or(1);
+    if (1..=SHARDS_MAX).contains(&shards) {
+        return Ok(shards);
     }
+    Err(ErrorBody::bad_request(
+        format!("{shards} shards are not possible"),
+        format!("give 1 (as without --shards) to {SHARDS_MAX}, at most one per core"),
+    ))
 }
 
 fn log_bytes(typed: Option<String>) -> Result<u64> {
@@ -277,7 +279,7 @@ mod tests {
         let file = path.to_str().unwrap();
         for (args, says) in [
             (vec![], "no store"),
-            (vec!["--store", "/s", "--shards", "2"], "2 shards"),
+            (vec!["--store", "/s", "--shards", "17"], "17 shards"),
             (vec!["--store", "/s", "--shards", "0"], "0 shards"),
             (vec!["--store", "/s", "--log", "store"], "inside the store"),
             (vec!["--store", "/s", "--log-size", "1M"], "not possible"),

@@ -58,7 +58,7 @@ pub fn measure_at(socket: &Path, daemon: &Daemon, load: &Load) -> io::Result<Mea
     let mut disk = Disk::connect_within(socket, 1, memory_bytes, Duration::from_secs(10))?;
     let before = daemon.cpu_ns();
     let report = crate::load::run(&mut disk, load, &AtomicBool::new(false))?;
-    let cpu_ns = daemon.cpu_ns() - before;
+    let cpu_ns = daemon.cpu_ns().saturating_sub(before);
     let cpu_us_per_io = cpu_ns as f64 / 1e3 / report.ios.max(1) as f64;
     Ok(Measured { report, cpu_us_per_io })
 }

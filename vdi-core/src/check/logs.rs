@@ -17,17 +17,18 @@ impl Check {
     /// Scan every log that a host record names, on whichever of `devices` it is.
     pub(super) async fn logs(&mut self, devices: &[DeviceHandle]) {
         for log in self.system.logs.clone() {
-            if let Some(scan) = self.find_log(&log, devices).await {
+            if let Some((device, scan)) = self.find_log(&log, devices).await {
                 self.take_in(&scan);
+                self.scans.push((device, scan));
             }
         }
     }
-    async fn find_log(&mut self, log: &HostLog, devices: &[DeviceHandle]) -> Option<Scan> {
+    async fn find_log(&mut self, log: &HostLog, devices: &[DeviceHandle]) -> Option<(DeviceHandle, Scan)> {
         for device in devices {
             match Log::scan(device, log.uuid, self.reader.superblock.uuid).await {
                 Ok(scan) => {
                     self.head_slots(device, log).await;
-                    return Some(scan);
+                    return Some((device.clone(), scan));
                 }
                 Err(e) if matches!(e.kind(), ErrorKind::LogMissing | ErrorKind::WrongStore) => {}
                 Err(e) => {

@@ -4,7 +4,8 @@
 //! engine, but neither its allocator nor its idea of what is free. The caller holds the store's lock.
 //!
 //! Order of work: superblock, catalogue, host records, registry ([`system`]); the log ([`logs`]); VDI
-//! records, snapshot logs and trees ([`vdis`]), noting every block's owner ([`owners`]); then extent headers
+//! records, snapshot logs and trees ([`vdis`]), noting every block's owner ([`owners`]); what only the log has
+//! ([`logged`]); then extent headers
 //! and bitmaps against what was reached ([`space`]); last, for damage in trees, which disks it hurts ([`hurt`]).
 //!
 //! Invariants:
@@ -15,6 +16,7 @@
 
 mod data;
 mod hurt;
+mod logged;
 mod logs;
 mod owners;
 mod reader;
@@ -24,10 +26,14 @@ mod space;
 mod system;
 mod vdis;
 
+use std::collections::BTreeMap;
+
 use crate::device::DeviceHandle;
 use crate::error::Result;
 use crate::format::log_head::VdiGeneration;
+use crate::log::Scan;
 use crate::tree::walk::BlockSet;
+use crate::units::{VdiId, VdiSeq};
 
 pub use repair::repair_leaks;
 pub use report::{Counts, Finding, Hurt, Report, Severity};
@@ -53,6 +59,10 @@ struct Check {
     logged: BlockSet,
     /// Generations that the log heads remember.
     remembered: Vec<VdiGeneration>,
+    /// What the logs hold, each with its device.
+    scans: Vec<(DeviceHandle, Scan)>,
+    /// Each VDI's name, and the last record that its tree has.
+    applied: BTreeMap<VdiId, (String, VdiSeq)>,
     trees: Vec<vdis::Tree>,
     damage: Vec<hurt::Damage>,
     report: Report,
@@ -75,6 +85,8 @@ pub async fn check(store: &DeviceHandle, logs: &[DeviceHandle], options: CheckOp
         owners: Owners::new(set),
         logged: set(),
         remembered: Vec::new(),
+        scans: Vec::new(),
+        applied: BTreeMap::new(),
         trees: Vec::new(),
         damage: Vec::new(),
         reader,
@@ -83,6 +95,7 @@ pub async fn check(store: &DeviceHandle, logs: &[DeviceHandle], options: CheckOp
     };
     check.logs(logs).await;
     check.vdis().await;
+    check.logged_data().await;
     check.space().await;
     check.who_is_hurt().await;
     Ok(check.report)

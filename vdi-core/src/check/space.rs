@@ -1,7 +1,6 @@
 //! Extent headers, and bitmaps against what is used.
 
 use super::reader::Reader;
-use super::system::unused;
 use super::{Check, Report, Severity};
 use crate::error::{Error, Result};
 use crate::format::catalogue::{CatalogueEntry, ExtentKind};
@@ -54,7 +53,7 @@ impl Check {
         let before = ones(&used);
         let here = |c: &&Claim| g.extent(c.start) == number;
         for claim in self.system.claims.iter().filter(here) {
-            mask_words(&mut used, claim, g.block(claim.start), &unused(claim), |word, bits| word & !bits);
+            mask_words(&mut used, claim, g.block(claim.start), &claim.unused(), |word, bits| word & !bits);
         }
         let mut claimed = vec![0; count];
         for claim in self.system.doubtful.iter().filter(here) {

@@ -4,14 +4,14 @@ use std::collections::BTreeSet;
 
 use super::reader::{Reader, read_long};
 use super::{Report, Severity};
+use crate::buffer::is_zero;
 use crate::device::DeviceHandle;
 use crate::error::{Error, ErrorKind, Result};
 use crate::format::catalogue::{self, CatalogueEntry, ENTRIES_PER_SECTOR, ExtentKind};
-use crate::format::extent::RegionBits;
 use crate::format::host::{Claim, HostLog, HostRecord};
 use crate::format::registry::{self, RegistryEntry};
 use crate::format::superblock::{self, COPIES, Superblock};
-use crate::limits::{HOSTS_MAX, REGION_BLOCKS};
+use crate::limits::HOSTS_MAX;
 use crate::units::{BLOCK_BYTES, BLOCK_SIZE, BlockAddr};
 
 const SECTOR: usize = catalogue::SECTOR_SIZE;
@@ -162,7 +162,7 @@ async fn host(reader: &Reader, slot: u16, system: &mut System, report: &mut Repo
     for copy in 0..2u64 {
         let block = u64::from(sb.hosts_start) + u64::from(slot) * 2 + copy;
         let read = reader.device.read(Superblock::system_offset(block), BLOCK_SIZE).await;
-        if read.as_ref().is_ok_and(|bytes| bytes.iter().all(|b| *b == 0)) {
+        if read.as_ref().is_ok_and(|bytes| is_zero(bytes)) {
             continue;
         }
         match read.and_then(|bytes| HostRecord::verify(&bytes, slot, copy, sb.uuid)) {
@@ -201,15 +201,6 @@ fn check_claims(reader: &Reader, system: &mut System, report: &mut Report) {
         }
         claims.retain(fits);
     }
-}
-
-/// The blocks of `claim` that were not used when it was written.
-pub(super) fn unused(claim: &Claim) -> RegionBits {
-    let mut mask = claim.mask;
-    for block in 0..u32::from(claim.used_through).min(REGION_BLOCKS) {
-        mask[(block / 64) as usize] &= !(1 << (block % 64));
-    }
-    mask
 }
 
 async fn registry(reader: &Reader, system: &mut System, report: &mut Report) -> Result<()> {

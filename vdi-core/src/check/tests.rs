@@ -160,7 +160,7 @@ impl Builder {
         let mut freed = applied.freed;
         freed.merge(appended.freed.into_iter().collect());
         self.store.quarantine(freed, SegmentSeq(0));
-        self.store.give_back(self.store.release(SegmentSeq(1)));
+        assert!(self.store.give_back(self.store.release(SegmentSeq(1))).is_empty());
         self.store.write_dirty_bitmaps().await.unwrap();
         self.store.flush().await.unwrap();
     }
@@ -254,7 +254,7 @@ fn build() -> (World, Vec<Place>) {
             Store::create(&device, STORE_ID, Uuid(2), 0, CreateOptions::default()).await.unwrap();
             let store = Store::open(device).await.unwrap();
             Log::create_on_prewritten(&log, LOG_ID, STORE_ID).await.unwrap();
-            store.set_logs(vec![HostLog { uuid: LOG_ID, bytes: LOG_BYTES, shard: 0 }]).await.unwrap();
+            store.set_log(Some(HostLog { uuid: LOG_ID, bytes: LOG_BYTES, shard: 0 })).await.unwrap();
             let cache = NodeCache::new(store.clone(), 1 << 20);
             let mut b = Builder { store, cache, places: Vec::new() };
             let mut web = b.create(1, "web", None).await;
@@ -509,7 +509,7 @@ fn a_block_in_use_that_its_bitmap_calls_free_is_corruption() {
         let entry = store.find_vdi("web").unwrap();
         let record = store.read_record(&entry).await.unwrap();
         store.quarantine([record.root].into_iter().collect(), SegmentSeq(0));
-        store.give_back(store.release(SegmentSeq(1)));
+        assert!(store.give_back(store.release(SegmentSeq(1))).is_empty());
         store.write_dirty_bitmaps().await.unwrap();
         store.flush().await.unwrap();
         record.root

@@ -67,6 +67,7 @@ impl Check {
                 .blind(&error, "restore the VDI from a backup; its blocks are kept until it is deleted");
             return None;
         };
+        self.applied.insert(record.id, (entry.name.clone(), record.applied.seq));
         let remembered = self.remembered.iter().find(|g| g.vdi == record.id);
         if let Some(g) = remembered.filter(|g| (g.lease_epoch, g.generation) > version(&record)) {
             let (found, expected) = (record.generation.0, g.generation.0);

@@ -3,6 +3,7 @@
 
 use std::fs::File;
 use std::io::{Seek, SeekFrom};
+use std::os::fd::AsRawFd;
 use std::os::unix::fs::{FileTypeExt, MetadataExt, OpenOptionsExt};
 use std::path::Path;
 
@@ -59,6 +60,12 @@ impl OpenFile {
         };
         let copies = tmpfs || align.is_none();
         Ok(OpenFile { file, info, direct: align.is_some(), write: options.write, copies })
+    }
+    /// The same file, whatever its path names by now, under a description of its own.
+    pub(super) fn again(&self, options: &OpenOptions) -> Result<OpenFile> {
+        let through = format!("/proc/self/fd/{}", self.file.as_raw_fd());
+        let opened = OpenFile::open(&through, options)?;
+        Ok(OpenFile { info: DeviceInfo { name: self.info.name.clone(), ..opened.info }, ..opened })
     }
     /// Any open file as a device of `len_bytes`, for what `open` would refuse.
     #[cfg(test)]

@@ -41,6 +41,14 @@ pub fn lock_range(file: &File, name: &str, range: &Range<u64>, write: bool, wait
     }
 }
 
+/// Give up the lock on `range` of `file`.
+///
+/// Errors: `Io`.
+pub fn unlock_range(file: &File, name: &str, range: &Range<u64>) -> Result<()> {
+    set_lock(file.as_fd(), range, libc::F_UNLCK)
+        .map_err(|e| Error::io(format!("unlock {name}"), e.raw_os_error().unwrap_or(libc::EIO)))
+}
+
 fn busy(name: &str, holder: Option<Holder>) -> Error {
     match holder {
         Some(h) => Error::new(
@@ -57,9 +65,13 @@ fn busy(name: &str, holder: Option<Holder>) -> Error {
 }
 
 fn try_lock(fd: BorrowedFd<'_>, range: &Range<u64>, write: bool) -> io::Result<()> {
+    set_lock(fd, range, if write { libc::F_WRLCK } else { libc::F_RDLCK })
+}
+
+fn set_lock(fd: BorrowedFd<'_>, range: &Range<u64>, kind: libc::c_int) -> io::Result<()> {
     let too_large = |_| io::Error::from_raw_os_error(libc::EOVERFLOW);
     let lock = libc::flock {
-        l_type: if write { libc::F_WRLCK } else { libc::F_RDLCK } as libc::c_short,
+        l_type: kind as libc::c_short,
         l_whence: libc::SEEK_SET as libc::c_short,
         l_start: range.start.try_into().map_err(too_large)?,
         l_len: (range.end - range.start).try_into().map_err(too_large)?,

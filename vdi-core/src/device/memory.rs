@@ -1,6 +1,6 @@
 //! A device in memory: sparse, shared by clones of its handle so that a "restart" finds its bytes.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::collections::{BTreeMap, VecDeque};
 use std::os::fd::RawFd;
 use std::rc::Rc;
@@ -12,16 +12,43 @@ use crate::units::{BLOCK_BYTES, BLOCK_SIZE};
 
 static ZEROS: [u8; BLOCK_SIZE] = [0; BLOCK_SIZE];
 
-/// The bytes of a memory device; clones share them.
+/// The bytes of a memory device; clones share them, forks share the blocks that neither has written since.
 #[derive(Clone, Default)]
-pub struct Media(Rc<RefCell<BTreeMap<u64, Box<[u8; BLOCK_SIZE]>>>>);
+pub struct Media(Rc<RefCell<BTreeMap<u64, Rc<Page>>>>);
+
+#[derive(Clone)]
+struct Page {
+    bytes: [u8; BLOCK_SIZE],
+    /// A hash of the bytes once somebody asked for it; zero for zeros.
+    print: Cell<Option<u64>>,
+}
+
+impl Page {
+    fn print(&self) -> u64 {
+        if let Some(print) = self.print.get() {
+            return print;
+        }
+        let words =
+            self.bytes.chunks_exact(8).map(|w| u64::from_le_bytes(w.try_into().expect("eight bytes")));
+        let print = if self.bytes == ZEROS { 0 } else { words.fold(1, mix) };
+        self.print.set(Some(print));
+        print
+    }
+}
+
+/// Spreads every bit of both over the result (the finalizer of MurmurHash3).
+fn mix(hash: u64, word: u64) -> u64 {
+    let mut h = (hash.rotate_left(5) ^ word).wrapping_mul(0xff51_afd7_ed55_8ccd);
+    h ^= h >> 32;
+    h.wrapping_mul(0xc4ce_b9fe_1a85_ec53)
+}
 
 impl Media {
     /// Copy `dst.len()` bytes at `offset_bytes`; never-written bytes are zero.
     pub fn read(&self, offset_bytes: u64, dst: &mut [u8]) {
         let map = self.0.borrow();
         for_each_block(offset_bytes, dst.len(), |block, within, range| match map.get(&block) {
-            Some(b) => dst[range.clone()].copy_from_slice(&b[within..within + range.len()]),
+            Some(b) => dst[range.clone()].copy_from_slice(&b.bytes[within..within + range.len()]),
             None => dst[range].fill(0),
         });
     }
@@ -31,13 +58,17 @@ impl Media {
         for_each_block(offset_bytes, src.len(), |block, within, range| {
             let src = &src[range];
             match map.get_mut(&block) {
-                Some(b) => b[within..within + src.len()].copy_from_slice(src),
+                Some(b) => {
+                    let page = Rc::make_mut(b);
+                    page.print.set(None);
+                    page.bytes[within..within + src.len()].copy_from_slice(src);
+                }
                 // What was never written is zeros already.
                 None if *src == ZEROS[..src.len()] => {}
                 None => {
-                    let mut b = Box::new([0; BLOCK_SIZE]);
-                    b[within..within + src.len()].copy_from_slice(src);
-                    map.insert(block, b);
+                    let mut bytes = [0; BLOCK_SIZE];
+                    bytes[within..within + src.len()].copy_from_slice(src);
+                    map.insert(block, Rc::new(Page { bytes, print: Cell::new(None) }));
                 }
             }
         });
@@ -47,7 +78,14 @@ impl Media {
     pub fn written_blocks(&self) -> Vec<u64> {
         self.0.borrow().keys().copied().collect()
     }
-    /// An independent copy.
+    /// A hash of everything: equal for equal bytes, and cheap where most blocks were hashed before.
+    #[must_use]
+    pub fn fingerprint(&self) -> u64 {
+        let map = self.0.borrow();
+        let prints = map.iter().map(|(block, page)| (block, page.print())).filter(|(_, print)| *print != 0);
+        prints.fold(0, |sum, (block, print)| mix(sum, mix(*block, print)))
+    }
+    /// An independent copy, made without copying a block.
     #[must_use]
     pub fn fork(&self) -> Media {
         Media(Rc::new(RefCell::new(self.0.borrow().clone())))

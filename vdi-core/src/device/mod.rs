@@ -26,7 +26,7 @@ use crate::executor::Token;
 pub use create::{create_prewritten, create_sparse};
 pub use handle::DeviceHandle;
 pub use memory::MemoryDevice;
-pub use open::{Method, OpenOptions, open};
+pub use open::{Method, OpenOptions, Opened, open};
 
 /// What to do.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]

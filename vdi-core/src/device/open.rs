@@ -4,6 +4,7 @@ use std::ops::Range;
 
 use super::Device;
 use super::file::OpenFile;
+use super::lock::unlock_range;
 use super::pread::PreadDevice;
 use super::uring::UringDevice;
 use crate::error::{Error, ErrorKind, Result};
@@ -53,11 +54,54 @@ impl Default for OpenOptions {
 ///
 /// Errors: `Unsupported` for another scheme, `Busy` when locked, `Io` with the errno of the path.
 pub fn open(url: &str, options: &OpenOptions) -> Result<Box<dyn Device>> {
-    if let Some((scheme, _)) = url.split_once("://") {
-        return Err(unsupported(scheme, url));
+    Opened::open(url, options)?.device()
+}
+
+/// An open file or block device, before it is decided which thread works with it.
+pub struct Opened {
+    file: OpenFile,
+    options: OpenOptions,
+}
+
+impl Opened {
+    /// As [`open`].
+    ///
+    /// # Errors
+    /// As [`open`].
+    pub fn open(url: &str, options: &OpenOptions) -> Result<Opened> {
+        if let Some((scheme, _)) = url.split_once("://") {
+            return Err(unsupported(scheme, url));
+        }
+        Ok(Opened { file: OpenFile::open(url, options)?, options: options.clone() })
     }
-    let file = OpenFile::open(url, options)?;
-    let forced = match (options.method, std::env::var("PARALLAX_IO").as_deref()) {
+    /// The same file under a description of its own, with a lock of its own on `lock`: each description is told of
+    /// a failed write-back once, so whoever flushes must have one.
+    ///
+    /// # Errors
+    /// `Busy` when locked, `Io`.
+    pub fn again(&self, lock: Range<u64>) -> Result<Opened> {
+        let options = OpenOptions { lock: Some(lock), ..self.options.clone() };
+        Ok(Opened { file: self.file.again(&options)?, options })
+    }
+    /// Give up the lock on these bytes.
+    ///
+    /// # Errors
+    /// `Io`.
+    pub fn unlock(&self, range: &Range<u64>) -> Result<()> {
+        unlock_range(&self.file.file, &self.file.info.name, range)
+    }
+    /// The device, for the thread that calls this.
+    ///
+    /// # Errors
+    /// `Unsupported` where io_uring is asked for and refused.
+    pub fn device(self) -> Result<Box<dyn Device>> {
+        device_on(self.file, self.options.method)
+    }
+}
+
+fn device_on(file: OpenFile, method: Method) -> Result<Box<dyn Device>> {
+    let url = file.info.name.clone();
+    let forced = match (method, std::env::var("PARALLAX_IO").as_deref()) {
         (Method::Auto, Ok("pread")) => Method::Pread,
         (Method::Auto, Ok("io_uring")) => Method::Uring,
         (method, _) => method,

@@ -9,7 +9,7 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::log::VdiGeneration;
 use crate::sabotage::{Bug, Point, crash_point, seeded_bug};
 use crate::store::Freed;
-use crate::units::SegmentSeq;
+use crate::units::{Generation, SegmentSeq, VdiId};
 use crate::vdi::Vdi;
 use crate::vdi::checkpoint::Prepared;
 
@@ -203,10 +203,16 @@ impl Engine {
         blocks
     }
     /// The record of `vdi` is durable: an older one is not its present state from now on.
-    fn note_record(&self, vdi: &Vdi) -> VdiGeneration {
+    pub(super) fn note_record(&self, vdi: &Vdi) -> VdiGeneration {
         let (lease_epoch, generation) = (vdi.record().lease_epoch, vdi.record().generation);
         self.0.remembered.borrow_mut().insert(vdi.id(), (lease_epoch, generation));
         VdiGeneration { vdi: vdi.id(), lease_epoch, generation }
+    }
+    /// What is remembered of a VDI's record.
+    pub(super) fn least_record(&self, vdi: VdiId) -> VdiGeneration {
+        let remembered = self.0.remembered.borrow().get(&vdi).copied();
+        let (lease_epoch, generation) = remembered.unwrap_or((0, Generation(0)));
+        VdiGeneration { vdi, lease_epoch, generation }
     }
     /// Let the log's head know the record of `vdi`, written outside a round: should its device have lost it, a
     /// restart must not take the one before for the present.
@@ -245,7 +251,14 @@ impl Engine {
         crash_point(Point::Trimmed);
         let released = shared.store.release(shared.log.tail());
         shared.store.nodes_among(&released).for_each(|addr| shared.cache.forget(addr));
-        shared.store.give_back(released);
+        for (owner, freed) in shared.store.give_back(released) {
+            if let Some(peers) = &self.0.peers {
+                peers.tell(owner, move |e| match seeded_bug(Bug::ForeignReusedAtOnce) {
+                    false => e.store().quarantine(freed, e.shared().log.newest()),
+                    true => e.store().give_back_unreachable(freed),
+                });
+            }
+        }
         // Not needed for safety: a kill right after this round leaks nothing that it freed.
         shared.store.write_dirty_bitmaps().await
     }

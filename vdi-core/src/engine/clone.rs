@@ -1,8 +1,7 @@
-//! Clones, and the forest of VDIs and snapshots they make.
+//! What a clone is made of, and the forest of VDIs and snapshots that clones make.
 
 use super::Engine;
 use super::VdiInfo;
-use super::lifecycle::check_name;
 use super::snapshots::gone;
 use crate::error::Result;
 use crate::format::vdi_record::{Applied, SnapshotLogHead, VdiRecord};
@@ -22,9 +21,12 @@ pub struct TreeVdi {
 }
 
 impl Engine {
-    /// Make `new` from a snapshot of `source`; without one, from a snapshot taken now.
-    pub async fn clone_vdi(&self, source: &str, epoch: Option<Epoch>, new: &str) -> Result<VdiInfo> {
-        check_name(new)?;
+    /// The record of a clone of `source`, and the snapshot it is a clone of: `epoch`, or one taken now.
+    pub(super) async fn record_for_clone(
+        &self,
+        source: &str,
+        epoch: Option<Epoch>,
+    ) -> Result<(VdiRecord, Epoch)> {
         let vdi = self.open_vdi(source).await?;
         let epoch = match epoch {
             Some(epoch) => vdi.find_snapshot(epoch)?.epoch,
@@ -52,8 +54,11 @@ impl Engine {
             data_blocks: vdi.record().data_blocks,
             host_generation: Generation(0),
         };
-        self.add(new, record, || vdi.find_snapshot(epoch).map(|_| ())).await?;
-        self.show(new).await
+        Ok((record, epoch))
+    }
+    /// Fails unless `source` still has that snapshot.
+    pub(super) async fn has_snapshot(&self, source: &str, epoch: Epoch) -> Result<()> {
+        self.open_vdi(source).await?.find_snapshot(epoch).map(|_| ())
     }
     /// Every VDI with its snapshots and where it came from, by name.
     pub async fn tree(&self) -> Result<Vec<TreeVdi>> {

@@ -1,12 +1,16 @@
-//! Collection: what no root reaches becomes free. Checkpoints, resizes and out-of-line writes wait while
-//! the mark runs, so nothing is allocated or freed under it; guests go on as long as the log has room.
+//! Collection within one shard: what no root reaches becomes free. Checkpoints, resizes and out-of-line writes wait
+//! while the mark runs, so nothing is allocated or freed under it; guests go on as long as the log has room. The
+//! order of things over all shards is in `shards`.
 
 use super::Engine;
 use crate::error::Result;
+use crate::executor::TaskGuard;
+use crate::format::extent::RegionBits;
 use crate::gc::{Mark, sweep};
 use crate::sabotage::{Bug, seeded_bug};
-use crate::store::Run;
-use crate::units::BLOCK_BYTES;
+use crate::store::{Freed, HOME_SLOT, Run};
+use crate::tree::Root;
+use crate::units::{BLOCK_BYTES, ExtentNumber};
 use crate::vdi::Vdi;
 
 /// What a collection found, or would free.
@@ -31,97 +35,124 @@ pub struct Reclaimable {
     pub wall_ns: u64,
 }
 
+/// What a mark keeps.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum Scope {
+    /// What runs: what the logs name is in overlays, or in quarantine.
+    Running,
+    /// What was just recovered: all that the logs name too.
+    Recovered,
+}
+
+/// Held while a mark goes on: nothing of this shard is allocated or freed.
+pub(super) struct Paused {
+    _placing: Option<crate::vdi::placing::PauseGuard>,
+    _round: TaskGuard,
+    _turns: Vec<TaskGuard>,
+    vdis: Vec<Vdi>,
+}
+
+/// What a mark must know of one shard.
+pub(super) struct Part {
+    shard: u16,
+    extents: Vec<(ExtentNumber, Vec<RegionBits>)>,
+    /// In use although no root reaches them.
+    keep: Vec<Run>,
+    roots: Vec<(String, Root)>,
+}
+
+/// What a mark found.
+pub(super) struct Marked {
+    pub collected: Collected,
+    /// By shard.
+    pub dead: Vec<(u16, Freed)>,
+}
+
 impl Engine {
-    /// Mark from all roots, then free what was not reached; with `dry_run` only say how much that is.
-    ///
-    /// # Errors
-    /// `Corrupt` when a tree cannot be read in full: what it might reach is unknown, so nothing is freed.
-    pub async fn collect(&self, dry_run: bool) -> Result<Collected> {
-        self.checkpoint_round().await?;
-        let started = self.0.env.clock.now_ns();
-        let collected = {
-            // Before the round: a write on its way may need one to find room.
-            let _pause = match seeded_bug(Bug::MarkUnderPlacing) {
-                false => Some(self.0.shared.placing.pause().await),
-                true => None,
-            };
-            let _round = self.0.round.lock().await;
-            let _registry = self.store().lock_registry().await;
-            let mut vdis = Vec::new();
-            for entry in self.store().vdis() {
-                let vdi = self.open_entry(&entry).await;
-                vdis.push(vdi.map_err(|e| e.context("collect needs every VDI"))?);
-            }
-            let mut turns = Vec::new();
-            for v in &vdis {
-                turns.push(v.lock_turn().await);
-            }
-            self.mark_and_sweep(&vdis, dry_run).await?
+    /// Stop what changes the trees of this shard until [`Engine::end_mark`].
+    pub(super) async fn pause_for_mark(&self) -> Result<()> {
+        // Before the round: a write on its way may need one to find room.
+        let placing = match seeded_bug(Bug::MarkUnderPlacing) {
+            false => Some(self.0.shared.placing.pause().await),
+            true => None,
         };
-        let bytes = if dry_run { collected.dead_bytes } else { 0 };
-        self.0.reclaimable.set(Some(Reclaimable { bytes, wall_ns: self.0.env.clock.wall_ns() }));
-        if !dry_run {
-            // What was swept leaves the quarantine with the next trim.
-            self.checkpoint_round().await?;
-        }
-        Ok(Collected { ns: self.0.env.clock.now_ns() - started, ..collected })
-    }
-    async fn mark_and_sweep(&self, vdis: &[Vdi], dry_run: bool) -> Result<Collected> {
-        let (collected, dead) = self.mark(vdis, Vec::new()).await?;
-        if !dry_run {
-            self.store().quarantine(dead.into_iter().collect(), self.0.shared.log.newest());
-        }
-        Ok(collected)
-    }
-    /// What a checkpoint had allocated when the daemon died leaks until the next collection. On a full store
-    /// that may be the room promised to what the log holds, and a collection needs a checkpoint: so a
-    /// restart that cannot keep its promises looks for such blocks itself. `named` is what the log names.
-    /// Nothing is open to guests yet, and nothing was freed.
-    pub(super) async fn reclaim_leaks(&self, named: Vec<Run>) -> Result<()> {
-        if self.store().keeps_its_promises() || seeded_bug(Bug::LeaksStay) {
-            return Ok(());
-        }
+        let round = self.0.round.lock().await;
         let mut vdis = Vec::new();
         for entry in self.store().vdis() {
-            vdis.push(self.open_entry(&entry).await?);
+            let vdi = self.open_entry(&entry).await;
+            vdis.push(vdi.map_err(|e| e.context("collect needs every VDI"))?);
         }
-        let (_, dead) = self.mark(&vdis, named).await?;
-        self.store().give_back_unreachable(dead.into_iter().collect());
+        let mut turns = Vec::new();
+        for v in &vdis {
+            turns.push(v.lock_turn().await);
+        }
+        let paused = Paused { _placing: placing, _round: round, _turns: turns, vdis };
+        *self.0.paused.borrow_mut() = Some(paused);
         Ok(())
     }
-    async fn mark(&self, vdis: &[Vdi], named: Vec<Run>) -> Result<(Collected, Vec<Run>)> {
+    /// What a mark must know of this shard. All shards are paused, and what they had to say to each other is said.
+    pub(super) fn part_for_mark(&self, scope: Scope) -> Part {
+        let paused = self.0.paused.borrow();
+        let vdis = &paused.as_ref().expect("a mark pauses every shard first").vdis;
         let store = self.store();
-        let extents = store.owned_bitmaps();
-        let mut mark = Mark::new(store.geometry(), store.superblock().extents);
-        // All of this is one moment: after the first await an overlay may replace what it held.
-        let mut untouchable = store.untouchable();
+        let mut keep = store.untouchable();
         if seeded_bug(Bug::MarkMissesClaims) {
-            untouchable.clear();
+            keep.clear();
         }
-        let held = untouchable.into_iter().chain(vdis.iter().flat_map(Vdi::blocks_without_root));
-        for run in held.chain(named) {
-            mark.keep(run)?;
+        keep.extend(vdis.iter().flat_map(Vdi::blocks_without_root));
+        if scope == Scope::Recovered {
+            keep.extend(self.0.named.borrow().iter());
+        }
+        let roots = vdis.iter().flat_map(|v| v.roots().into_iter().map(|root| (v.name(), root))).collect();
+        Part { shard: store.slot(), extents: store.owned_bitmaps(), keep, roots }
+    }
+    /// Go on after [`Engine::pause_for_mark`].
+    pub(super) fn end_mark(&self) {
+        self.0.paused.take();
+    }
+    /// Mark from the roots of all shards.
+    pub(super) async fn mark(&self, parts: Vec<Part>) -> Result<Marked> {
+        let store = self.store();
+        let g = store.geometry();
+        let mut mark = Mark::new(g, store.superblock().extents);
+        for run in parts.iter().flat_map(|p| &p.keep) {
+            mark.keep(*run)?;
         }
         let mut roots = 0;
-        for vdi in vdis {
-            for root in vdi.roots() {
-                roots += 1;
-                mark.root(&self.0.shared.cache, &root)
-                    .await
-                    .map_err(|e| e.context(format!("collect: VDI '{}'", vdi.name())))?;
+        for (name, root) in parts.iter().flat_map(|p| &p.roots) {
+            roots += 1;
+            let marked = mark.root(&self.0.shared.cache, root).await;
+            marked.map_err(|e| e.context(format!("collect: VDI '{name}'")))?;
+        }
+        let swept = |p: &Part| {
+            let runs = p.extents.iter().flat_map(|(number, used)| sweep(g, *number, used, mark.reached()));
+            (p.shard, runs.collect::<Freed>())
+        };
+        let dead: Vec<(u16, Freed)> = parts.iter().map(swept).collect();
+        let dead_bytes = dead.iter().map(|(_, freed)| freed.len()).sum::<u64>() * BLOCK_BYTES;
+        let live_bytes = mark.reached().len() * BLOCK_BYTES;
+        Ok(Marked { collected: Collected { dead_bytes, live_bytes, roots, ns: 0 }, dead })
+    }
+    /// Whether every promise that the log repeated can be kept, with what the other shards can spare.
+    pub(super) async fn has_room_for_promises(&self) -> bool {
+        let store = self.store();
+        while !store.keeps_its_promises() {
+            if !store.ask_for_room().await {
+                return false;
             }
         }
-        let mut dead: Vec<Run> = Vec::new();
-        for (number, used) in &extents {
-            dead.extend(sweep(store.geometry(), *number, used, mark.reached()));
-        }
-        let dead_bytes = dead.iter().map(|r| u64::from(r.blocks)).sum::<u64>() * BLOCK_BYTES;
-        let live_bytes = mark.reached().len() * BLOCK_BYTES;
-        Ok((Collected { dead_bytes, live_bytes, roots, ns: 0 }, dead))
+        true
+    }
+    /// The mark found that much.
+    pub(super) fn note_reclaimable(&self, bytes: u64) {
+        self.0.reclaimable.set(Some(Reclaimable { bytes, wall_ns: self.0.env.clock.wall_ns() }));
     }
     /// Something was deleted: how much a collection would free is no longer known.
     pub(super) fn reclaimable_changed(&self) {
         self.0.reclaimable.set(None);
+        if let Some(peers) = self.0.peers.as_ref().filter(|p| p.own() != HOME_SLOT) {
+            peers.tell(HOME_SLOT, Engine::reclaimable_changed);
+        }
     }
     /// What the last collection or dry run counted; None when something was deleted since, or nothing was counted
     /// since the start. Never marks by itself: that reads all trees.

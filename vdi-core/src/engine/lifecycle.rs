@@ -1,14 +1,16 @@
-//! Creating, opening, deleting and resizing VDIs.
+//! Creating, opening, deleting, handing on and resizing VDIs: the part of it that concerns one shard.
 
-use super::{Engine, no_vdi};
+use super::Engine;
 use crate::error::{Error, ErrorKind, Result};
 use crate::format::registry::RegistryEntry;
 use crate::format::vdi_record::{Applied, SnapshotLogHead, VdiRecord};
 use crate::limits::NAME_BYTES_MAX;
+use crate::log::VdiGeneration;
 use crate::sabotage::{Bug, Point, crash_point, seeded_bug};
+use crate::store::{HOME_SLOT, Need};
 use crate::tree::Root;
 use crate::tree::snapshots::SnapshotLog;
-use crate::units::{Epoch, Generation, VdiId};
+use crate::units::{Epoch, Generation, SegmentSeq, VdiId};
 use crate::vdi::{Vdi, check_size};
 
 use super::VdiInfo;
@@ -20,7 +22,7 @@ impl Engine {
         check_size(size_bytes)?;
         let depth = VdiRecord::depth_for(size_bytes);
         let record = self.blank_record(size_bytes, depth);
-        self.add(name, record, || Ok(())).await?;
+        self.add(name, record, async { Ok(()) }).await?;
         self.show(name).await
     }
     /// A record of epoch 1 and an empty tree; identity and generation come with [`Engine::add`].
@@ -44,27 +46,32 @@ impl Engine {
             host_generation: Generation(0),
         }
     }
-    /// Register a new VDI with this record, durably. `still_valid` is asked under the registry lock,
-    /// which collection takes too.
+    /// On the home shard: register a new VDI with this record, durably. `still_valid` is asked under the registry
+    /// lock, which collection takes too.
     pub(super) async fn add(
         &self,
         name: &str,
         mut record: VdiRecord,
-        still_valid: impl FnOnce() -> Result<()>,
+        still_valid: impl Future<Output = Result<()>>,
     ) -> Result<()> {
         let store = self.store();
         let _registry = store.lock_registry().await;
-        if store.find_vdi(name).is_some() {
+        if store.find_vdi_anywhere(name).is_some() {
             return Err(Error::new(
                 ErrorKind::Exists,
                 format!("a VDI named '{name}' exists already"),
                 "choose another name, or delete that VDI first",
             ));
         }
-        still_valid()?;
+        still_valid.await?;
         // Two record slots, and room for the first root.
-        store.reserve(crate::store::Need { data: 0, metadata: 4 })?;
-        store.unreserve(crate::store::Need { data: 0, metadata: 4 });
+        let need = Need { data: 0, metadata: 4 };
+        while !store.try_reserve(need) {
+            if !store.ask_for_room().await {
+                return Err(store.no_space());
+            }
+        }
+        store.unreserve(need);
         let (slots, generation) = store.allocate_record().await?;
         record.id = VdiId(self.0.env.uuid().0);
         record.generation = generation;
@@ -82,6 +89,13 @@ impl Engine {
             return Ok(v.clone());
         }
         let _turn = self.0.opening.lock().await;
+        if self.0.away.borrow().contains(&entry.id) {
+            return Err(Error::new(
+                ErrorKind::Busy,
+                format!("VDI '{}' is on its way to another shard", entry.name),
+                "try again in a moment",
+            ));
+        }
         if let Some(s) = self.0.stranded.borrow().get(&entry.id) {
             return Err(s.error());
         }
@@ -110,45 +124,103 @@ impl Engine {
         self.0.vdis.borrow_mut().insert(entry.id, vdi.clone());
         Ok(vdi)
     }
-    /// Delete a VDI; with snapshots only if `recursive`. Its blocks come back with the next collection.
-    pub async fn delete(&self, name: &str, recursive: bool) -> Result<()> {
-        let entry = self.store().find_vdi(name).ok_or_else(|| no_vdi(name))?;
+    /// The VDI is to be deleted: check that it may be, and let nobody use it from now on.
+    pub(super) async fn retire(&self, entry: &RegistryEntry, recursive: bool) -> Result<()> {
         // A VDI whose record cannot be read can still be deleted.
-        let vdi = self.open_entry(&entry).await.ok();
-        if let Some(vdi) = &vdi {
-            let snapshots = vdi.snapshots().len();
-            if snapshots > 0 && !recursive {
-                return Err(Error::new(
-                    ErrorKind::Busy,
-                    format!("VDI '{name}' has {snapshots} snapshots"),
-                    "use -r to delete them too; clones made from them stay",
-                ));
-            }
+        let Ok(vdi) = self.open_entry(entry).await else { return Ok(()) };
+        let snapshots = vdi.snapshots().len();
+        if snapshots > 0 && !recursive {
+            return Err(Error::new(
+                ErrorKind::Busy,
+                format!("VDI '{}' has {snapshots} snapshots", entry.name),
+                "use -r to delete them too; clones made from them stay",
+            ));
         }
-        if let Some(vdi) = &vdi {
-            // Before the round: a request on its way may need one to find room.
-            vdi.retire().await;
+        vdi.retire().await;
+        Ok(())
+    }
+    /// What [`Engine::retire`] began is over: the VDI is gone from the registry, or perhaps not: then it is held.
+    pub(super) async fn retired(&self, id: VdiId, unsure: Option<Error>) {
+        let vdi = self.0.vdis.borrow().get(&id).cloned();
+        if let Some(why) = unsure {
+            if let Some(vdi) = vdi {
+                vdi.unretire();
+                vdi.hold(why);
+            }
+            return;
         }
         let _round = self.0.round.lock().await;
-        let removed = {
-            let _registry = self.store().lock_registry().await;
-            self.store().remove_vdi(entry.id).await
-        };
-        match (vdi, removed) {
-            (Some(vdi), Ok(())) => vdi.forget_all().await,
-            (Some(vdi), Err(e)) => {
-                vdi.unretire();
-                return Err(e);
-            }
-            (None, removed) => removed?,
+        if let Some(vdi) = vdi {
+            vdi.forget_all().await;
         }
-        self.0.vdis.borrow_mut().remove(&entry.id);
-        self.0.remembered.borrow_mut().remove(&entry.id);
-        self.forget_held(entry.id);
-        self.0.shared.log.forget(entry.id);
-        self.reclaimable_changed();
+        self.forget_vdi(id);
         // Its records may be what others wait for.
         self.0.shared.pressure.request();
+    }
+    /// Nothing of the VDI is this shard's any more.
+    fn forget_vdi(&self, id: VdiId) {
+        self.0.vdis.borrow_mut().remove(&id);
+        self.0.remembered.borrow_mut().remove(&id);
+        self.forget_held(id);
+        self.0.shared.log.forget(id);
+        if self.store().slot() != HOME_SLOT {
+            self.store().disown_vdi(id);
+        }
+    }
+    /// Bring everything of a VDI that nobody uses into its tree, and forget it: another shard gets it. Returns which
+    /// record it will find.
+    pub(super) async fn let_go(&self, entry: &RegistryEntry) -> Result<VdiGeneration> {
+        let vdi = self.open_entry(entry).await?;
+        vdi.retire().await;
+        let left = self.take_leave(&vdi).await;
+        if left.is_err() {
+            vdi.unretire();
+        }
+        left
+    }
+    async fn take_leave(&self, vdi: &Vdi) -> Result<VdiGeneration> {
+        let unsettled = || !vdi.is_settled() && !seeded_bug(Bug::MovedUnsettled);
+        if unsettled() {
+            self.checkpoint_round().await?;
+        }
+        let _round = self.0.round.lock().await;
+        if let Some(why) = vdi.held() {
+            return Err(why.context(format!("VDI '{}' is held", vdi.name())));
+        }
+        if unsettled() {
+            return Err(Error::new(
+                ErrorKind::Busy,
+                format!("VDI '{}' is in use", vdi.name()),
+                "try again when nothing uses it",
+            ));
+        }
+        let record = self.note_record(vdi);
+        self.forget_vdi(vdi.id());
+        // Until the registry has moved it, whoever lists the disks still finds it here.
+        if !seeded_bug(Bug::OpenedOnTheWay) {
+            self.0.away.borrow_mut().insert(vdi.id());
+        }
+        Ok(record)
+    }
+    /// A VDI that was let go is this shard's from now on, with a record not older than `least`; held if that is not
+    /// certain.
+    pub(super) async fn take_in(
+        &self,
+        entry: RegistryEntry,
+        least: VdiGeneration,
+        unsure: Option<Error>,
+    ) -> Result<()> {
+        if self.store().slot() != HOME_SLOT {
+            self.store().adopt_vdi(entry.clone());
+        }
+        self.0.remembered.borrow_mut().insert(entry.id, (least.lease_epoch, least.generation));
+        let remembered = self.0.shared.log.trim(SegmentSeq(0), &[least]).await;
+        self.0.away.borrow_mut().remove(&entry.id);
+        remembered?;
+        // One that cannot be opened is held; whoever uses it hears why.
+        if let (Ok(vdi), Some(why)) = (self.open_entry(&entry).await, unsure) {
+            vdi.hold(why);
+        }
         Ok(())
     }
     /// Change the size; smaller only with `force`.

@@ -11,27 +11,32 @@ mod checkpoint;
 mod clone;
 mod collect;
 mod held;
+mod home;
 mod lifecycle;
 mod open;
 mod options;
+mod shards;
 mod snapshots;
 mod status;
 
 use std::cell::{Cell, RefCell};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::os::fd::RawFd;
 use std::rc::Rc;
 
 use crate::clock::Clock;
 use crate::error::{Error, ErrorKind, Result};
 use crate::executor::{Executor, TaskLock};
-use crate::store::Store;
+use crate::store::{Run, Store};
 use crate::units::{Generation, Uuid, VdiId};
 use crate::vdi::{Shared, Vdi};
 
 pub use clone::TreeVdi;
 pub use collect::{Collected, Reclaimable};
 pub use options::{EngineOptions, FormatOptions};
+
+/// The shards of this host, as their engines see each other.
+pub type Peers = crate::peers::Peers<Engine>;
 pub use status::{CheckpointStats, Status, VdiInfo};
 
 /// What the engine gets from outside.
@@ -62,6 +67,18 @@ struct Inner {
     env: Env,
     shared: Rc<Shared>,
     options: EngineOptions,
+    /// None when this is the only shard.
+    peers: Option<Peers>,
+    /// On the home shard: the others that are open.
+    joined: RefCell<BTreeSet<u16>>,
+    /// On the home shard: held by whoever takes a VDI out of a shard, or needs those of all shards.
+    between: TaskLock,
+    /// Everything that changes trees waits while a mark goes on.
+    paused: RefCell<Option<collect::Paused>>,
+    /// VDIs on their way to or from another shard: not to be opened before they have arrived.
+    away: RefCell<BTreeSet<VdiId>>,
+    /// Blocks that the log named when it was replayed, until [`Engine::settle`].
+    named: RefCell<Vec<Run>>,
     vdis: RefCell<BTreeMap<VdiId, Vdi>>,
     opening: TaskLock,
     /// Held during a checkpoint round or a collection.
@@ -92,6 +109,12 @@ pub struct Recovery {
     pub findings: u64,
     /// How long it took, ns.
     pub ns: u64,
+}
+
+impl crate::peers::World for Engine {
+    fn executor(&self) -> &Executor {
+        &self.0.env.executor
+    }
 }
 
 impl Engine {

@@ -7,7 +7,7 @@ use std::collections::btree_map::Entry;
 use std::rc::{Rc, Weak};
 
 use super::held::Stranded;
-use super::{Engine, EngineOptions, Env, Inner, Recovery};
+use super::{Engine, EngineOptions, Env, Inner, Peers, Recovery};
 use crate::buffer::crc32c;
 use crate::device::DeviceHandle;
 use crate::error::{Error, ErrorKind, Result};
@@ -18,7 +18,7 @@ use crate::log::{Body, Finding, Log, Record, Scan, Segment};
 use crate::sabotage::{Bug, Point, crash_point, seeded_bug};
 use crate::store::{Run, Store};
 use crate::tree::NodeCache;
-use crate::units::{BLOCK_SIZE, SegmentSeq, VdiId, VdiSeq};
+use crate::units::{BLOCK_SIZE, SegmentSeq, Uuid, VdiId, VdiSeq};
 use crate::vdi::content::Staging;
 use crate::vdi::{Pressure, Shared};
 
@@ -31,8 +31,27 @@ impl Engine {
         log: DeviceHandle,
         options: EngineOptions,
     ) -> Result<Engine> {
-        let started = env.clock.now_ns();
         let store = Store::open(store).await?;
+        if let Some(shard) = store.other_shards().await?.first() {
+            return Err(Error::new(
+                ErrorKind::Unsupported,
+                format!("shard {shard} has a part of this store, and a log of its own"),
+                "let the daemon open it, which knows all shards",
+            ));
+        }
+        let engine = Engine::open_on(env, store, log, options, None).await?;
+        engine.settle().await?;
+        Ok(engine)
+    }
+    /// Open the engine of one of several shards, or of the only one; [`Engine::settle`] follows.
+    pub(super) async fn open_on(
+        env: Env,
+        store: Store,
+        log: DeviceHandle,
+        options: EngineOptions,
+        peers: Option<Peers>,
+    ) -> Result<Engine> {
+        let started = env.clock.now_ns();
         // What was just read may sit in a volatile cache: nothing is trimmed or reused before this.
         store.flush().await?;
         let mut scan = find_log(&env, &store, &log, options.discard_log).await?;
@@ -46,6 +65,12 @@ impl Engine {
             env: env.clone(),
             shared,
             options,
+            peers,
+            joined: RefCell::default(),
+            between: TaskLock::default(),
+            paused: RefCell::default(),
+            away: RefCell::default(),
+            named: RefCell::new(records.iter().flat_map(Logged::runs).collect()),
             vdis: RefCell::default(),
             opening: TaskLock::default(),
             round: TaskLock::default(),
@@ -59,20 +84,21 @@ impl Engine {
             recovery: Cell::default(),
             reclaimable: Cell::new(None),
         }));
-        let named = records.iter().flat_map(Logged::runs).collect();
         let (records, last) = engine.replay(records).await;
         engine.hold_hurt(&findings, &last).await;
         crash_point(Point::Replayed);
-        // With a tree that cannot be read nothing is known to be dead, and the checkpoint will say what is wrong.
-        let _ = engine.reclaim_leaks(named).await;
         // Returned claims reach the disk before a host record that no longer lists them: nothing leaks.
         engine.store().write_dirty_bitmaps().await?;
         engine.store().flush().await?;
         let ns = env.clock.now_ns() - started;
         let recovery = Recovery { segments: found, records, findings: findings.len() as u64, ns };
         engine.0.recovery.set(recovery);
-        env.executor.spawn(engine.clone().checkpoint_for_ever());
         Ok(engine)
+    }
+    /// Everything recovered can be relied on: the work begins.
+    pub(super) fn recovered(&self) {
+        self.0.named.take();
+        self.0.env.executor.spawn(self.clone().checkpoint_for_ever());
     }
     /// Returns how many records count, and for each VDI the segment of its last one. Each VDI's records are taken
     /// by their numbers: copies lie further on than what follows them.
@@ -250,21 +276,34 @@ async fn data_is_there(store: &Store, record: &Record) -> Result<bool> {
     Ok(crcs.next().is_none())
 }
 
-/// The log that the store names, scanned; a store without one gets this device as its log.
+/// The log that the store names, scanned; a store without one gets this device as its log. With `discard` also one
+/// whose log is not this, or is damaged where it was durable.
 async fn find_log(env: &Env, store: &Store, device: &DeviceHandle, discard: bool) -> Result<Scan> {
-    let named = store.logs().first().map(|l| l.uuid);
-    if let Some(uuid) = named.filter(|_| !discard) {
-        return Log::scan(device, uuid, store.uuid()).await.map_err(|e| match e.kind() {
-            ErrorKind::WrongStore | ErrorKind::LogMissing => Error::new(
-                ErrorKind::LogMissing,
-                format!("the store expects log {uuid}: {}", e.message()),
-                "point --log at the right file; --discard-log gives up what only that log holds, and the VDIs go back to their last checkpoint",
-            ),
-            _ => e,
-        });
+    if let Some(uuid) = store.log().map(|l| l.uuid) {
+        let scanned = Log::scan(device, uuid, store.uuid()).await;
+        let is_lost = |e: &Error| {
+            matches!(e.kind(), ErrorKind::WrongStore | ErrorKind::LogMissing | ErrorKind::Corrupt)
+        };
+        match scanned {
+            Ok(scan) if scan.findings().is_empty() || !discard => return Ok(scan),
+            Err(e) if !discard || !is_lost(&e) => return Err(named_log_error(uuid, e)),
+            _ => {}
+        }
     }
     let uuid = env.uuid();
     Log::create(device, uuid, store.uuid()).await?;
-    store.set_logs(vec![HostLog { uuid, bytes: device.info().len_bytes, shard: 0 }]).await?;
+    let log = HostLog { uuid, bytes: device.info().len_bytes, shard: store.slot() };
+    store.set_log(Some(log)).await?;
     Log::scan(device, uuid, store.uuid()).await
+}
+
+fn named_log_error(uuid: Uuid, e: Error) -> Error {
+    match e.kind() {
+        ErrorKind::WrongStore | ErrorKind::LogMissing => Error::new(
+            ErrorKind::LogMissing,
+            format!("the store expects log {uuid}: {}", e.message()),
+            "point --log at the right file; --discard-log gives up what only that log holds, and the VDIs go back to their last checkpoint",
+        ),
+        _ => e,
+    }
 }

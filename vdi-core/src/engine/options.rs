@@ -31,7 +31,7 @@ pub struct EngineOptions {
     pub checkpoint_age_ns: u64,
     /// For tests, with a log of 1 GiB or more: no checkpoint before it is nearly full, unless asked for.
     pub late_checkpoints: bool,
-    /// Give up a log that is missing or is not the store's, with all it holds.
+    /// Give up a log that is missing, damaged or not the store's, with all it holds. A sound one is used as ever.
     pub discard_log: bool,
 }
 

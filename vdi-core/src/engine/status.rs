@@ -37,7 +37,7 @@ impl VdiInfo {
             id: entry.id,
             name: entry.name.clone(),
             size_bytes: vdi.size_bytes(),
-            mapped_bytes: record.data_blocks * BLOCK_BYTES,
+            mapped_bytes: record.data_blocks.saturating_mul(BLOCK_BYTES),
             epoch: vdi.epoch(),
             snapshots: vdi.snapshots().len(),
             parent: record.parent,
@@ -129,7 +129,7 @@ impl Engine {
         Ok(VdiInfo::of(&entry, &vdi))
     }
     /// VDIs that take no writes, and why.
-    fn held(&self) -> Vec<(String, String)> {
+    pub(super) fn held(&self) -> Vec<(String, String)> {
         let (vdis, stranded) = (self.0.vdis.borrow(), self.0.stranded.borrow());
         let held = vdis.values().filter_map(|v| Some((v.name(), v.held_reason()?)));
         held.chain(stranded.values().map(|s| (s.name.clone(), s.error().message().to_owned()))).collect()

@@ -1,4 +1,5 @@
 mod held;
+mod shards;
 
 use std::cell::{Cell, RefCell};
 use std::os::fd::RawFd;
@@ -351,6 +352,29 @@ fn a_full_store_says_no_space_and_discards_make_room_again() {
         e.checkpoint().await.unwrap();
         e.checkpoint().await.unwrap();
         write(&v, 0, &fill(7, 256 << 10)).await;
+    });
+}
+
+#[test]
+fn a_request_that_is_logged_is_not_executed_again_unless_the_disk_was_rolled_back() {
+    let w = World::formatted();
+    w.run(|e| async move {
+        e.create("a", 1 << 20).await.unwrap();
+        e.snapshot("a", None).await.unwrap();
+        let v = e.open_vdi("a").await.unwrap();
+        v.write_for(&v.parts(7, false), 0, &fill(1, 8192), Ack::WriteBack).await.unwrap();
+    });
+    w.run(|e| async move {
+        let v = e.open_vdi("a").await.unwrap();
+        write(&v, 8, &fill(2, 4096)).await;
+        v.write_for(&v.parts(7, true), 0, &fill(1, 8192), Ack::WriteBack).await.unwrap();
+        assert_eq!(read(&v, 8, 4096).await, bytes_of(&fill(2, 4096)));
+        // One that nobody has seen yet.
+        v.write_for(&v.parts(8, true), 16, &fill(3, 4096), Ack::WriteBack).await.unwrap();
+        assert_eq!(read(&v, 16, 4096).await, bytes_of(&fill(3, 4096)));
+        e.rollback("a", Epoch(1)).await.unwrap();
+        v.write_for(&v.parts(7, true), 0, &fill(1, 8192), Ack::WriteBack).await.unwrap();
+        assert_eq!(read(&v, 0, 8192).await, bytes_of(&fill(1, 8192)));
     });
 }
 

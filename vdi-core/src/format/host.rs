@@ -96,6 +96,18 @@ pub struct Claim {
     pub mask: RegionBits,
 }
 
+impl Claim {
+    /// The claimed blocks that were not used when the record was written.
+    #[must_use]
+    pub fn unused(&self) -> RegionBits {
+        let mut mask = self.mask;
+        for block in 0..u32::from(self.used_through).min(REGION_BLOCKS) {
+            mask[(block / 64) as usize] &= !(1 << (block % 64));
+        }
+        mask
+    }
+}
+
 /// A verified host record.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub struct HostRecord {

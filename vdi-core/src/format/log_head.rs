@@ -29,9 +29,9 @@ use zerocopy::little_endian::{U32, U64, U128};
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
 
 use super::{Expect, Header, Kind, seal, verify};
-use crate::buffer::AlignedBuf;
+use crate::buffer::{AlignedBuf, is_zero};
 use crate::error::{Error, ErrorKind, Result};
-use crate::limits::LOG_VDIS_MAX;
+use crate::limits::{COUNTER_MAX, LOG_VDIS_MAX};
 use crate::units::{BLOCK_BYTES, BLOCK_SIZE, Generation, Incarnation, SegmentSeq, Uuid, VdiId};
 
 /// Bytes of a slot.
@@ -220,8 +220,7 @@ pub fn verify_slot(bytes: &[u8], log: Uuid, slot: u64) -> Result<LogHead> {
         durable_through: SegmentSeq(disk.durable_through.get()),
         vdis: entries.iter().map(friendly).collect(),
     };
-    let reserved_hold =
-        disk.reserved_a.get() == 0 && disk.reserved_b == [0; 16] && padding.iter().all(|b| *b == 0);
+    let reserved_hold = disk.reserved_a.get() == 0 && disk.reserved_b == [0; 16] && is_zero(padding);
     if !reserved_hold || !head.holds() {
         return Err(bad("its fields contradict each other, or a reserved field is not zero"));
     }
@@ -244,7 +243,10 @@ impl LogHead {
                 && offset >= RING_OFFSET_BYTES
                 && offset - RING_OFFSET_BYTES < self.ring_bytes
         };
-        self.ring_bytes.is_multiple_of(BLOCK_BYTES)
+        let counters = [self.incarnation.0, self.first_seq.0, self.tail_seq.0, self.durable_through.0];
+        counters.iter().all(|n| *n <= COUNTER_MAX)
+            && self.vdis.iter().all(|v| v.lease_epoch.max(v.generation.0) <= COUNTER_MAX)
+            && self.ring_bytes.is_multiple_of(BLOCK_BYTES)
             && in_ring(self.tail_offset_bytes)
             && in_ring(self.start_offset_bytes)
             && self.recovered_through < self.first_seq
@@ -362,6 +364,8 @@ mod tests {
             LogHead { first_seq: SegmentSeq(99), ..head() },
             LogHead { tail_seq: SegmentSeq(100), ..head() },
             LogHead { durable_through: SegmentSeq(98), ..head() },
+            LogHead { durable_through: SegmentSeq(u64::MAX), ..head() },
+            LogHead { incarnation: Incarnation(u64::MAX), ..head() },
         ] {
             assert!(verify_slot(&encode(&wrong, 0), LOG, 0).is_err(), "{wrong:?}");
         }

@@ -18,6 +18,8 @@
 
 pub mod catalogue;
 pub mod extent;
+#[cfg(any(test, feature = "sim"))]
+pub mod forge;
 pub mod host;
 pub mod log_head;
 pub mod node;
@@ -34,8 +36,9 @@ use std::mem::offset_of;
 use zerocopy::little_endian::{U16, U32, U64, U128};
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
 
-use crate::buffer::crc32c;
+use crate::buffer::{crc32c, is_zero};
 use crate::error::{Error, Result};
+use crate::limits::COUNTER_MAX;
 use crate::units::{Generation, Uuid};
 
 /// What a structure is.
@@ -116,10 +119,9 @@ pub fn seal(bytes: &mut [u8], expect: Expect, generation: Generation) {
 
 /// Check a sealed structure and return its generation. The error names what was found instead.
 pub fn verify(bytes: &[u8], expect: Expect) -> Result<Generation> {
-    let what = format!("{:?}", expect.kind);
-    let bad = |detail: String| Error::corrupt(&what, expect.place, detail);
+    let bad = |detail: String| Error::corrupt(&format!("{:?}", expect.kind), expect.place, detail);
     let (header, _) = Header::ref_from_prefix(bytes).map_err(|_| bad("shorter than its header".into()))?;
-    if bytes.iter().all(|b| *b == 0) {
+    if is_zero(bytes) {
         return Err(bad("never written (all zero)".into()));
     }
     if header.magic != MAGIC {
@@ -148,7 +150,11 @@ pub fn verify(bytes: &[u8], expect: Expect) -> Result<Generation> {
     if header.reserved_a.get() != 0 || header.reserved_b != [0; 16] {
         return Err(bad("a reserved field is not zero".into()));
     }
-    Ok(Generation(header.generation.get()))
+    let generation = header.generation.get();
+    if generation > COUNTER_MAX {
+        return Err(bad(format!("generation {generation} is higher than anybody counts")));
+    }
+    Ok(Generation(generation))
 }
 
 /// The owner that a structure claims, unverified (zero when too short): only the superblock's reader,
@@ -191,5 +197,7 @@ pub(crate) mod law {
         assert!(verify(&bytes, Expect { place: 8, ..expect }).is_err());
         assert!(verify(&bytes, Expect { owner: Uuid(1), ..expect }).is_err());
         assert!(verify(&bytes[..256], expect).is_err());
+        seal(&mut bytes, expect, Generation(u64::MAX));
+        assert!(verify(&bytes, expect).is_err(), "whoever counts on from it would overflow");
     }
 }

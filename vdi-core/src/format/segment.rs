@@ -22,9 +22,9 @@ use zerocopy::little_endian::{U32, U64};
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
 
 use super::{Expect, Header, Kind, MAGIC, seal, verify};
-use crate::buffer::AlignedBuf;
+use crate::buffer::{AlignedBuf, is_zero};
 use crate::error::{Error, Result};
-use crate::limits::{SEGMENT_DATA_BLOCKS_MAX, SEGMENT_HEAD_BYTES_MAX};
+use crate::limits::{COUNTER_MAX, SEGMENT_DATA_BLOCKS_MAX, SEGMENT_HEAD_BYTES_MAX};
 use crate::units::{BLOCK_SIZE, Generation, Incarnation, SegmentSeq, Uuid, VdiId};
 
 pub use super::record::{Body, Crcs, Record, Runs};
@@ -146,7 +146,7 @@ pub fn verify_at(bytes: &[u8], log: Uuid, offset_bytes: u64) -> Result<VerifiedS
     let sizes_hold = record_bytes <= rest.len()
         && head_area_bytes(record_bytes) == head_bytes
         && data_blocks as usize <= SEGMENT_DATA_BLOCKS_MAX
-        && rest[record_bytes..].iter().all(|b| *b == 0)
+        && is_zero(&rest[record_bytes..])
         && disk.reserved == [0; 12];
     if !sizes_hold {
         return Err(bad("its lengths contradict each other, or a reserved field is not zero"));
@@ -166,7 +166,8 @@ pub fn verify_at(bytes: &[u8], log: Uuid, offset_bytes: u64) -> Result<VerifiedS
     };
     let in_order = header.durable_through < header.seq
         && header.recovered_through < header.seq
-        && header.recovered_incarnation < header.incarnation;
+        && header.recovered_incarnation < header.incarnation
+        && header.incarnation.0 <= COUNTER_MAX;
     if !in_order {
         return Err(bad("it names segments that come after it"));
     }
@@ -222,7 +223,8 @@ mod tests {
     use super::*;
     use crate::format::law::every_flipped_bit_is_found;
     use crate::format::record::Origin;
-    use crate::units::{Epoch, VdiSeq, VirtualBlock};
+    use crate::units::{BlockAddr, Epoch, VdiSeq, VirtualBlock};
+    use proptest::prelude::*;
     use smallvec::smallvec;
 
     const LOG: Uuid = Uuid(0x1122);
@@ -342,6 +344,115 @@ mod tests {
         {
             let (area, _) = encode(&wrong, &bytes);
             assert!(verify_at(&area, LOG, 0x8_0000).unwrap().records().is_err());
+        }
+    }
+
+    fn body() -> impl Strategy<Value = Body> {
+        let at = || (0u64..1 << 40).prop_map(VirtualBlock);
+        let range = || (at(), 1u64..1 << 30);
+        let crcs = |most| proptest::collection::vec(any::<u32>(), 1..most);
+        let place = || (0u64..1 << 40).prop_map(BlockAddr);
+        let label = "[a-z]{0,63}";
+        prop_oneof![
+            4 => (at(), crcs(9)).prop_map(|(at, crcs)| Body::Write { at, crcs: crcs.into() }),
+            2 => (at(), crcs(40), place(), place(), any::<prop::sample::Index>()).prop_map(|(at, crcs, a, b, cut)| {
+                let first = cut.index(crcs.len()) as u32;
+                let runs = [(a, first), (b, crcs.len() as u32 - first)];
+                let runs = runs.into_iter().filter(|(_, blocks)| *blocks > 0).collect();
+                Body::WriteOut { at, runs, crcs: crcs.into() }
+            }),
+            1 => range().prop_map(|(at, blocks)| Body::Discard { at, blocks }),
+            1 => range().prop_map(|(at, blocks)| Body::WriteZeroes { at, blocks }),
+            1 => (any::<u64>(), 1u64..1 << 40, label).prop_map(|(wall_ns, blocks, label)| {
+                Body::Snapshot { wall_ns, size_bytes: blocks << 12, label }
+            }),
+            1 => (any::<u64>(), label).prop_map(|(e, label)| Body::Label { snapshot: Epoch(e >> 24), label }),
+            1 => any::<u64>().prop_map(|e| Body::RemoveSnapshot { snapshot: Epoch(e >> 24) }),
+        ]
+    }
+
+    fn record() -> impl Strategy<Value = Record> {
+        let names = (any::<u128>(), any::<u64>(), any::<u64>(), any::<u64>());
+        let origin = (any::<u64>(), any::<u16>());
+        (names, origin, any::<bool>(), body()).prop_map(
+            |((vdi, seq, lease_epoch, epoch), origin, copy, body)| Record {
+                vdi: VdiId(vdi.max(1)),
+                seq: VdiSeq(seq.max(1)),
+                lease_epoch,
+                epoch: Epoch(epoch >> 24),
+                origin: Origin { request: origin.0, part: origin.1 },
+                copy,
+                body,
+            },
+        )
+    }
+
+    proptest! {
+        #[test]
+        fn any_records_come_back_with_their_places_and_no_damage_passes(
+            records in proptest::collection::vec(record(), 0..30),
+            (seq, incarnation, previous_crc) in (1u64..1 << 60, 1u64..1 << 60, any::<u32>()),
+            offset_bytes in (0u64..1 << 40).prop_map(|block| block << 12),
+            hit in any::<prop::sample::Index>(),
+            flip in 1u8..,
+            cut in any::<prop::sample::Index>(),
+        ) {
+            let (mut bytes, mut placed, mut data_blocks) = (Vec::new(), Vec::new(), 0);
+            for record in records {
+                record.encode_into(data_blocks, &mut bytes);
+                let blocks = record.body.inline_blocks();
+                placed.push((record, data_blocks));
+                data_blocks += blocks;
+            }
+            let header = SegmentHeader {
+                log: LOG,
+                offset_bytes,
+                seq: SegmentSeq(seq),
+                incarnation: Incarnation(incarnation),
+                durable_through: SegmentSeq(seq - 1),
+                previous_crc,
+                records: placed.len() as u32,
+                data_blocks,
+                recovered_through: SegmentSeq(seq / 2),
+                recovered_incarnation: Incarnation(incarnation - 1),
+                recovered_records: previous_crc / 2,
+            };
+            let (area, crc) = encode(&header, &bytes);
+            // What follows in the ring is none of its business.
+            let mut there = area.to_vec();
+            there.extend([0xee; BLOCK_SIZE]);
+            let found = verify_at(&there, LOG, offset_bytes).unwrap();
+            prop_assert_eq!(&found.header, &header);
+            prop_assert_eq!((found.crc, found.head_bytes), (crc, area.len()));
+            prop_assert_eq!(found.records().unwrap(), placed.clone());
+            let mut vdis: Vec<VdiId> = placed.iter().map(|(r, _)| r.vdi).collect();
+            vdis.dedup();
+            if vdis.len() < 2 {
+                prop_assert_eq!(guess_vdis(&there), vdis);
+            }
+            prop_assert!(verify_at(&there[..cut.index(area.len())], LOG, offset_bytes).is_err());
+            there[hit.index(area.len())] ^= flip;
+            prop_assert!(verify_at(&there, LOG, offset_bytes).is_err());
+        }
+
+        #[test]
+        fn any_bytes_as_records_decode_or_give_an_error(
+            bytes in proptest::collection::vec(any::<u8>(), 0..600),
+            kind in 0u16..10,
+            records in 0u32..8,
+            data_blocks in 0u32..8,
+        ) {
+            let mut bytes = bytes;
+            let length = bytes.len() as u32;
+            if let Some(first) = bytes.get_mut(..8) {
+                    // It looks like a record at first.
+                first[..2].copy_from_slice(&kind.to_le_bytes());
+                first[4..].copy_from_slice(&length.to_le_bytes());
+            }
+            let (area, _) = encode(&SegmentHeader { records, data_blocks, ..header() }, &bytes);
+            let found = verify_at(&area, LOG, 0x8_0000).unwrap();
+            let _ = found.records();
+            let _ = guess_vdis(&area);
         }
     }
 }

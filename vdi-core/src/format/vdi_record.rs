@@ -35,7 +35,7 @@ use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
 
 use super::{Expect, HEADER_BYTES, Kind, seal, verify};
 use crate::error::{Error, Result};
-use crate::limits::{DEPTH_MAX, VDI_BYTES_MAX};
+use crate::limits::{COUNTER_MAX, DEPTH_MAX, VDI_BYTES_MAX};
 use crate::units::{
     BLOCK_SIZE, BlockAddr, Epoch, Generation, Incarnation, SECTOR_BYTES, SegmentSeq, Uuid, VdiId, VdiSeq,
 };
@@ -225,6 +225,16 @@ impl VdiRecord {
         if self.epoch > Epoch::MAX || self.threshold >= self.epoch || self.root_birth > self.epoch {
             return Err("epochs are out of order");
         }
+        let counters = [
+            self.lease_epoch,
+            self.applied.incarnation.0,
+            self.applied.segment.0,
+            self.applied.seq.0,
+            self.host_generation.0,
+        ];
+        if counters.iter().any(|n| *n > COUNTER_MAX) {
+            return Err("a counter is higher than anybody counts");
+        }
         if self.root.0 >> BlockAddr::BITS != 0 || self.snapshots.addr.0 >> BlockAddr::BITS != 0 {
             return Err("an address has more than 48 bits");
         }
@@ -279,6 +289,36 @@ mod tests {
         every_flipped_bit_is_found(&block[..BYTES], |b| VdiRecord::verify(b, BlockAddr(40), Uuid(1)).is_ok());
         assert!(VdiRecord::verify(&block, BlockAddr(41), Uuid(1)).is_err());
         assert_eq!(crate::buffer::crc32c(&block), 2_652_595, "golden bytes");
+    }
+
+    #[test]
+    fn counters_that_nobody_can_have_reached_are_refused() {
+        let bytes = |change: &dyn Fn(&mut VdiRecord)| {
+            let mut r = VdiRecord {
+                id: VdiId(1),
+                lease_epoch: 2,
+                generation: Generation(3),
+                size_bytes: 1 << 20,
+                root: BlockAddr(9),
+                root_crc: 5,
+                depth: 1,
+                root_birth: Epoch(1),
+                epoch: Epoch(7),
+                threshold: Epoch(6),
+                snapshots: SnapshotLogHead::default(),
+                applied: Applied::default(),
+                parent: None,
+                data_blocks: 256,
+                host_generation: Generation(19),
+            };
+            change(&mut r);
+            r.encode(BlockAddr(40), Uuid(1))
+        };
+        let sound = |bytes: Vec<u8>| VdiRecord::verify(&bytes, BlockAddr(40), Uuid(1)).is_ok();
+        assert!(sound(bytes(&|_| {})));
+        assert!(!sound(bytes(&|r| r.lease_epoch = u64::MAX)));
+        assert!(!sound(bytes(&|r| r.applied.seq = VdiSeq(u64::MAX))));
+        assert!(!sound(bytes(&|r| r.generation = Generation(u64::MAX))));
     }
 
     #[test]

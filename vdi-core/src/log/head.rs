@@ -1,6 +1,7 @@
 //! The head on the device: read both slots, write both slots in turn.
 
 use super::Log;
+use crate::buffer::is_zero;
 use crate::device::DeviceHandle;
 use crate::error::{Error, ErrorKind, Result};
 use crate::format::log_head::{LogHead, SLOT_BYTES, SLOTS, encode, identify, slot_offset_bytes, verify_slot};
@@ -27,7 +28,7 @@ pub(super) async fn read(device: &DeviceHandle, log: Uuid, store: Uuid) -> Resul
     let mut blank = true;
     for slot in 0..SLOTS {
         let bytes = device.read(slot_offset_bytes(slot), SLOT_BYTES).await?;
-        blank &= bytes.iter().all(|b| *b == 0);
+        blank &= is_zero(&bytes);
         match verify_slot(&bytes, log, slot) {
             Ok(head) => found.push((slot, head)),
             Err(e) if e.kind() == ErrorKind::Unsupported => return Err(e.context(name)),

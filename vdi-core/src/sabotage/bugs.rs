@@ -91,6 +91,14 @@ pub enum Bug {
     MarkMissesClaims,
     /// A collection does not wait for out-of-line writes.
     MarkUnderPlacing,
+    /// A collection does not wait for what the shards have to tell each other.
+    MarkBeforeMessages,
+    /// A disk changes shard while its log still holds something of it.
+    MovedUnsettled,
+    /// Blocks that another shard freed are handed out at once.
+    ForeignReusedAtOnce,
+    /// A list opens a disk that is on its way to another shard.
+    OpenedOnTheWay,
     /// A VDI record older than the log remembers is taken for the newest.
     StaleRecordTrusted,
     /// Data is handed out without a look at its checksum.
@@ -99,7 +107,7 @@ pub enum Bug {
 
 impl Bug {
     /// Every bug.
-    pub const ALL: [Bug; 46] = [
+    pub const ALL: [Bug; 50] = [
         Bug::SkipFlushBeforeRecord,
         Bug::SkipFlushAfterRecord,
         Bug::SkipHostRecord,
@@ -144,6 +152,10 @@ impl Bug {
         Bug::MarkMissesOverlay,
         Bug::MarkMissesClaims,
         Bug::MarkUnderPlacing,
+        Bug::MarkBeforeMessages,
+        Bug::MovedUnsettled,
+        Bug::ForeignReusedAtOnce,
+        Bug::OpenedOnTheWay,
         Bug::StaleRecordTrusted,
         Bug::DataUnchecked,
     ];
@@ -263,6 +275,19 @@ impl Bug {
             }
             Bug::MarkUnderPlacing => {
                 ("mark-under-placing", "A collection does not wait for out-of-line writes.")
+            }
+            Bug::MarkBeforeMessages => (
+                "mark-before-messages",
+                "A collection does not wait for what the shards have to tell each other.",
+            ),
+            Bug::MovedUnsettled => {
+                ("moved-unsettled", "A disk changes shard while its log still holds something of it.")
+            }
+            Bug::ForeignReusedAtOnce => {
+                ("foreign-reused-at-once", "Blocks that another shard freed are handed out at once.")
+            }
+            Bug::OpenedOnTheWay => {
+                ("opened-on-the-way", "A list opens a disk that is on its way to another shard.")
             }
             Bug::StaleRecordTrusted => {
                 ("stale-record-trusted", "A VDI record older than the log remembers is taken for the newest.")

@@ -9,6 +9,8 @@
 mod armed;
 mod bugs;
 mod points;
+#[cfg(test)]
+pub mod property;
 
 #[cfg(any(test, feature = "sim"))]
 pub use armed::{Passes, arm, disarm, stopped, switch_on, take_passes};

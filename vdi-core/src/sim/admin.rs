@@ -6,7 +6,7 @@ use std::rc::Rc;
 
 use super::content::ZEROS;
 use super::model::{Disk, Model, Pending, Snapshot};
-use crate::engine::Engine;
+use super::shards::Engines;
 use crate::error::Result;
 use crate::units::{BLOCK_BYTES, Epoch, SECTORS_PER_BLOCK};
 
@@ -31,6 +31,8 @@ pub enum Order {
     Resize(String, u64),
     /// Checkpoint.
     Checkpoint,
+    /// Give the disk to this shard.
+    Move(String, u16),
     /// Collect dead blocks, or only say how many there are.
     Collect(bool),
 }
@@ -39,7 +41,7 @@ impl Order {
     /// Whether the guest's requests to the disk must wait meanwhile, and its handle be closed.
     #[must_use]
     pub fn is_exclusive(&self) -> bool {
-        matches!(self, Order::RollBack(..) | Order::Delete(_) | Order::Resize(..))
+        matches!(self, Order::RollBack(..) | Order::Delete(_) | Order::Resize(..) | Order::Move(..))
     }
     /// The name it goes by in reports, and the disk it claims.
     pub fn verb_and_disk(&self) -> (&'static str, Option<&str>) {
@@ -52,6 +54,7 @@ impl Order {
             Order::Create(..) => ("create", None),
             Order::Delete(name) => ("delete", Some(name)),
             Order::Resize(name, _) => ("resize", Some(name)),
+            Order::Move(name, _) => ("move", Some(name)),
             Order::Checkpoint => ("checkpoint", None),
             Order::Collect(_) => ("collect", None),
         }
@@ -61,8 +64,8 @@ impl Order {
 /// The administrator.
 #[derive(Clone)]
 pub struct Admin {
-    /// The engine.
-    pub engine: Engine,
+    /// The engines.
+    pub engine: Engines,
     /// What everybody knows.
     pub model: Rc<RefCell<Model>>,
 }
@@ -81,7 +84,8 @@ impl Admin {
             Order::Create(name, size_bytes) => self.create(name, *size_bytes).await,
             Order::Delete(name) => self.delete(name).await,
             Order::Resize(name, size_bytes) => self.resize(name, *size_bytes).await,
-            Order::Checkpoint => self.engine.checkpoint().await.map(drop),
+            Order::Move(name, shard) => self.engine.move_vdi(name, *shard).await,
+            Order::Checkpoint => self.checkpoint().await,
             Order::Collect(dry_run) => self.engine.collect(*dry_run).await.map(drop),
         };
         let mut model = self.model.borrow_mut();
@@ -94,6 +98,11 @@ impl Admin {
             model.restart.get_or_insert_with(|| format!("{verb} of {name} failed"));
         }
         model.ended(verb, &name, result);
+    }
+    /// A look at the list, as somebody always has, and a checkpoint.
+    async fn checkpoint(&self) -> Result<()> {
+        self.engine.list().await?;
+        self.engine.checkpoint().await
     }
     /// Note what may have happened from now on; [`Admin::settle`] takes it back.
     fn expect(&self, pending: Pending) -> u64 {
@@ -233,6 +242,6 @@ impl Admin {
 }
 
 /// Labels of the snapshots, by epoch, as the engine lists them.
-pub async fn listed_labels(engine: &Engine, name: &str) -> Result<BTreeMap<u64, Option<String>>> {
+pub async fn listed_labels(engine: &Engines, name: &str) -> Result<BTreeMap<u64, Option<String>>> {
     Ok(engine.snapshots(name).await?.into_iter().map(|s| (s.epoch.0, s.label)).collect())
 }

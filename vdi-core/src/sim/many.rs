@@ -1,19 +1,12 @@
-//! Many worlds, one after the other on each of several threads. A world itself never leaves its thread; this is the
-//! only place of the crate that knows of threads, and it is not the engine's.
+//! Many worlds, one after the other on each of several threads. A world itself never leaves its thread.
 
-use std::cell::Cell;
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Mutex;
-use std::sync::Once;
 
+use super::guard::{Front, guarded};
 use super::model::Report;
 use super::run::{Failure, Survivor, run_world};
 use crate::device::simulated::Random;
-use crate::sabotage::{self, Bug};
-
-thread_local! {
-    static SEED: Cell<u64> = const { Cell::new(0) };
-}
+use crate::sabotage::Bug;
 
 /// How far a series of worlds has come.
 #[derive(Clone, Debug, Default)]
@@ -28,8 +21,7 @@ pub struct Progress {
     pub failures: Vec<Failure>,
     /// A hash of the traces of all worlds that ended, whatever their order.
     pub trace: u64,
-    started: u64,
-    running: Vec<u64>,
+    front: Front,
 }
 
 /// Which worlds to run.
@@ -53,8 +45,8 @@ pub struct Series {
 
 /// Run a series; `watch` hears of the progress after each world.
 pub fn run_series(series: Series, watch: impl Fn(&Progress) + Sync) -> Progress {
-    print_seed_of_panics();
-    let progress = Mutex::new(Progress { next: series.from, started: series.from, ..Progress::default() });
+    let front = Front::at(series.from);
+    let progress = Mutex::new(Progress { next: series.from, front, ..Progress::default() });
     std::thread::scope(|scope| {
         for _ in 0..series.jobs {
             scope.spawn(|| {
@@ -73,23 +65,16 @@ pub fn run_series(series: Series, watch: impl Fn(&Progress) + Sync) -> Progress 
 
 fn begin(progress: &Mutex<Progress>, series: Series) -> Option<u64> {
     let mut p = progress.lock().expect("no thread panics with the lock held");
-    let over = p.started - series.from >= series.worlds
+    let over = p.front.started() - series.from >= series.worlds
         || p.report.cycles >= series.cycles
         || p.failures.len() >= series.failures;
-    if over {
-        return None;
-    }
-    let index = p.started;
-    p.started += 1;
-    p.running.push(index);
-    Some(index)
+    (!over).then(|| p.front.start())
 }
 
 impl Progress {
     fn end(&mut self, index: u64, seed: u64, outcome: Result<Survivor, Failure>) {
         self.worlds += 1;
-        self.running.retain(|i| *i != index);
-        self.next = self.running.iter().copied().min().unwrap_or(self.started);
+        self.next = self.front.end(index);
         match outcome {
             Ok(survivor) => {
                 self.report.merge(&survivor.report);
@@ -100,32 +85,7 @@ impl Progress {
     }
 }
 
-/// A panic is a broken promise like any other.
 fn run_guarded(seed: u64, bug: Option<Bug>) -> Result<Survivor, Failure> {
-    SEED.set(seed);
-    sabotage::switch_on(bug);
-    let outcome = catch_unwind(AssertUnwindSafe(|| run_world(seed)));
-    sabotage::switch_on(None);
-    match outcome {
-        Ok(result) => result,
-        Err(payload) => {
-            let text = payload.downcast_ref::<String>().map(String::as_str);
-            let text = text.or(payload.downcast_ref::<&str>().copied()).unwrap_or("no message");
-            Err(Failure { seed, what: format!("panic: {text}") })
-        }
-    }
-}
-
-/// A panic while another unwinds ends the process: the seed must be out before.
-fn print_seed_of_panics() {
-    static ONCE: Once = Once::new();
-    ONCE.call_once(|| {
-        let hook = std::panic::take_hook();
-        std::panic::set_hook(Box::new(move |info| {
-            if SEED.get() != 0 {
-                eprintln!("in the world of SEED={}:", SEED.get());
-            }
-            hook(info);
-        }));
-    });
+    let outcome = guarded(format!("the world of SEED={seed}"), bug, || run_world(seed));
+    outcome.unwrap_or_else(|what| Err(Failure { seed, what }))
 }

@@ -143,7 +143,7 @@ impl Report {
 }
 
 /// Everything the clients of a world share.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub struct Model {
     /// The disks by name.
     pub disks: BTreeMap<String, Disk>,
@@ -157,6 +157,8 @@ pub struct Model {
     pub failure: Option<String>,
     /// Why the daemon has to be restarted.
     pub restart: Option<String>,
+    /// Shards that are open.
+    pub shards: u16,
     /// Whether the devices may fail now.
     pub errors_expected: bool,
     /// What happened.

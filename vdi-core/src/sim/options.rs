@@ -39,9 +39,11 @@ pub enum Verb {
     Checkpoint,
     /// Collection of dead blocks.
     Collect,
+    /// A disk given to another shard.
+    Move,
 }
 
-const WEIGHTS: [(Verb, u64, bool); 15] = [
+const WEIGHTS: [(Verb, u64, bool); 16] = [
     // (verb, weight, may be left out)
     (Verb::Write, 400, false),
     (Verb::Read, 120, true),
@@ -58,6 +60,7 @@ const WEIGHTS: [(Verb, u64, bool); 15] = [
     (Verb::Resize, 10, true),
     (Verb::Checkpoint, 25, true),
     (Verb::Collect, 16, true),
+    (Verb::Move, 16, true),
 ];
 
 /// How the machine stops.
@@ -87,8 +90,10 @@ pub enum Liar {
 pub struct Options {
     /// Size of the store.
     pub store_bytes: u64,
-    /// Size of the log.
+    /// Size of each shard's log.
     pub log_bytes: u64,
+    /// Shards at most; how many there are is drawn at each start.
+    pub shards_max: u16,
     /// Disks at the start.
     pub disks: u64,
     /// Operations under way at once.
@@ -119,7 +124,7 @@ pub struct Options {
     pub verbs: Vec<(Verb, u64)>,
     /// What goes wrong with the store while guests run.
     pub store_faults: Faults,
-    /// What goes wrong with the log while guests run.
+    /// What goes wrong with the logs while guests run.
     pub log_faults: Faults,
 }
 
@@ -155,6 +160,8 @@ impl Options {
         // (ring, blocks that its largest record takes); the first two wrap in every cycle.
         let rings: [(u64, u64); 4] = [(1 << 20, 16), (2 << 20, 48), (12 << 20, 260), (LOG_BYTES_MIN, 260)];
         let (ring_bytes, write_blocks_max) = *random.pick(if full { &rings[2..] } else { &rings });
+        // What is free in the extents of one shard is no room for another: that is not what full worlds are about.
+        let shards: &[u16] = if full { &[1] } else { &[1, 1, 1, 2, 3] };
         let operations = if full || ring_bytes < 4 << 20 { 60..250 } else { 10..120 };
         Options {
             store_bytes: *random.pick(stores) << 20,
@@ -162,6 +169,7 @@ impl Options {
             write_blocks_max,
             heavy: full || ring_bytes < 4 << 20 && random.coin(),
             full,
+            shards_max: *random.pick(shards),
             lazy: random.below(4) == 0,
             engine: draw_engine(random),
             disks: random.within(if full { 3..6 } else { 1..4 }),
@@ -248,7 +256,7 @@ fn draw_faults(quiet: &Faults, random: &mut Random) -> Faults {
 /// Some faults of those that are found by checksums, addresses and generations, or by nobody.
 fn draw_lies(quiet: &Faults, random: &mut Random) -> Faults {
     let mut faults = quiet.clone();
-    let rate = *random.pick(&[2_000, 20_000]);
+    let rate = *random.pick(&[4_000, 40_000]);
     match random.below(5) {
         0 => faults.lost_write = rate,
         1 => faults.misdirected_write = rate,

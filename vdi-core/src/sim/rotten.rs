@@ -16,10 +16,10 @@ use super::history::{History, Look};
 use super::model::{Disk, Model, Pending, Snapshot};
 use super::options::Liar;
 use super::run::{check_stores, ended, open, stop, work};
+use super::shards::Engines;
 use super::verify::{look_at, runs};
 use super::world::World;
 use crate::check::{CheckOptions, Severity};
-use crate::engine::Engine;
 use crate::error::ErrorKind;
 use crate::units::{Epoch, SECTORS_PER_BLOCK};
 use crate::vdi::Vdi;
@@ -36,7 +36,7 @@ pub fn live(world: &mut World, liar: Liar) -> Result<(), String> {
         for _ in 0..world.random.below(4) {
             match liar {
                 Liar::Store | Liar::StoreAtRest => world.store.rot(),
-                Liar::Log => world.log.rot(),
+                Liar::Log => world.rot_a_log(),
             }
         }
         let hurt = hurt(world)?;
@@ -48,7 +48,7 @@ pub fn live(world: &mut World, liar: Liar) -> Result<(), String> {
             }
         }
         // The checker does not read the data that only the log names.
-        let logged = world.engine.as_ref().is_some_and(|e| e.status().recovery.records > 0);
+        let logged = world.engines.all().iter().any(|e| e.status().recovery.records > 0);
         let hurt = hurt.filter(|_| liar == Liar::StoreAtRest && !logged);
         compare(world, hurt)?;
         if world.model.borrow().disks.is_empty() {
@@ -70,7 +70,7 @@ fn hurt(world: &mut World) -> Result<Option<BTreeSet<String>>, String> {
 }
 
 fn compare(world: &mut World, hurt: Option<BTreeSet<String>>) -> Result<(), String> {
-    let engine = world.engine.clone().expect("the engine runs");
+    let engine = world.engines.clone();
     let model = world.model.clone();
     let pending: Vec<Pending> = std::mem::take(&mut model.borrow_mut().pending).into_values().collect();
     let names: Vec<String> = model.borrow().disks.keys().cloned().collect();
@@ -116,7 +116,7 @@ impl Pending {
 
 /// Looks at what a lying disk still shows.
 struct Witness {
-    engine: Engine,
+    engine: Engines,
     model: Rc<RefCell<Model>>,
     sample: u64,
 }

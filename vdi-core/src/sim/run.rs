@@ -6,6 +6,7 @@ use std::fmt;
 use super::model::{Disk, Model, Pending, RECOVERY_STOPS_MAX, Report};
 use super::options::{Options, Stop};
 use super::rotten;
+use super::shards::Engines;
 use super::verify::Verifier;
 use super::workload::draw_size;
 use super::world::{End, World};
@@ -47,33 +48,46 @@ pub struct Survivor {
 
 /// Live through the world of `seed`.
 pub fn run_world(seed: u64) -> Result<Survivor, Failure> {
+    run(|| World::new(seed)).map_err(|what| Failure { seed, what })
+}
+
+/// Live through the world that `script` makes: see [`World::scripted`]. The error says which promise was broken.
+pub fn run_script(script: &[u8]) -> Result<Survivor, String> {
+    run(|| World::scripted(script))
+}
+
+fn run(make: impl FnOnce() -> World) -> Result<Survivor, String> {
     sabotage::disarm();
     let _ = sabotage::take_passes();
-    let mut world = World::new(seed);
+    let mut world = make();
     world.model.borrow().say(|| format!("{:?}", world.options));
     let outcome = live(&mut world);
     world.forget();
     let what = world.model.borrow_mut().failure.take().or(outcome.err());
     if let Some(what) = what {
-        return Err(Failure { seed, what });
+        return Err(what);
     }
     let (mut report, told) = (world.model.borrow().report.clone(), world.model.borrow().told);
     report.points = sabotage::take_passes();
     report.faults.merge(&world.store.counts());
-    report.faults.merge(&world.log.counts());
-    let trace = told ^ world.store.trace().rotate_left(1) ^ world.log.trace().rotate_left(2);
+    world.logs.iter().for_each(|log| report.faults.merge(&log.counts()));
+    let logs = world.logs.iter().fold(0u64, |all, log| (all ^ log.trace()).rotate_left(2));
+    let trace = told ^ world.store.trace().rotate_left(1) ^ logs;
     Ok(Survivor { report, trace })
 }
 
 fn live(world: &mut World) -> Result<(), String> {
     world.set_faults(false);
-    format(world)?;
+    format(world, FormatOptions::default())?;
     recover(world)?;
     populate(world)?;
     if let Some(liar) = world.options.liar {
         return rotten::live(world, liar);
     }
     for cycle in 0..world.options.cycles {
+        if cycle > 0 && world.is_over() {
+            break;
+        }
         if world.options.lazy {
             start_anew(world)?;
         }
@@ -87,20 +101,19 @@ fn live(world: &mut World) -> Result<(), String> {
 /// A quiet restart: no disk is open after it but those that the log names, perhaps none.
 fn start_anew(world: &mut World) -> Result<(), String> {
     if world.random.coin() {
-        let engine = world.engine.clone().expect("the engine runs");
+        let engine = world.engines.clone();
         let done = world.run(async move { engine.checkpoint().await }).map_err(ended)?;
         done.map_err(|e| format!("checkpoint: {e:?}"))?;
     }
-    world.store.kill();
-    world.log.kill();
+    world.kill();
     world.forget();
     recover(world)
 }
 
 /// After a collection and an orderly end every block that nothing names is free. On a full store what frees space
 /// must work, and then there is room again.
-fn tidy_up(world: &mut World) -> Result<(), String> {
-    let engine = world.engine.clone().expect("the engine runs");
+pub(super) fn tidy_up(world: &mut World) -> Result<(), String> {
+    let engine = world.engines.clone();
     let model = world.model.clone();
     let relieve = world.options.full;
     let work = async move {
@@ -113,8 +126,7 @@ fn tidy_up(world: &mut World) -> Result<(), String> {
         engine.close().await.map_err(|e| format!("close: {e:?}"))
     };
     world.run(work).map_err(ended)??;
-    world.store.kill();
-    world.log.kill();
+    world.kill();
     world.forget();
     let report = check_stores(world, CheckOptions { data: true })?;
     if report.exit_code() != 0 {
@@ -124,7 +136,7 @@ fn tidy_up(world: &mut World) -> Result<(), String> {
 }
 
 /// Remove every snapshot and all disks but the first.
-async fn relief(engine: &Engine, model: &RefCell<Model>) -> Result<(), String> {
+async fn relief(engine: &Engines, model: &RefCell<Model>) -> Result<(), String> {
     let names: Vec<String> = model.borrow().disks.keys().cloned().collect();
     for (nth, name) in names.iter().enumerate() {
         if nth > 0 {
@@ -140,7 +152,7 @@ async fn relief(engine: &Engine, model: &RefCell<Model>) -> Result<(), String> {
     Ok(())
 }
 
-async fn room_again(engine: &Engine, model: &RefCell<Model>) -> Result<(), String> {
+async fn room_again(engine: &Engines, model: &RefCell<Model>) -> Result<(), String> {
     let Some(name) = model.borrow().disks.keys().next().cloned() else { return Ok(()) };
     let vdi = engine.open_vdi(&name).await.map_err(|e| format!("open {name}: {e:?}"))?;
     let bytes = vdi.size_bytes().min(8 * BLOCK_BYTES) as usize;
@@ -152,27 +164,32 @@ pub(super) fn ended(end: End) -> String {
     format!("unexpected end: {end:?}")
 }
 
-fn format(world: &mut World) -> Result<(), String> {
+/// Format the store with extents of the smallest size.
+pub(super) fn format(world: &mut World, options: FormatOptions) -> Result<(), String> {
     let env = world.env();
     let (store, _) = world.open_devices();
-    let options = FormatOptions { extent_bits: Some(EXTENT_BITS), ..FormatOptions::default() };
+    let options = FormatOptions { extent_bits: Some(EXTENT_BITS), ..options };
     let work = Engine::format(env, store, options);
     world.run(work).map_err(ended)?.map(drop).map_err(|e| format!("format: {e:?}"))?;
-    world.store.kill();
-    world.log.kill();
+    world.kill();
     world.forget();
     Ok(())
 }
 
 /// Open the engine; the outer error is a crash on the way.
 pub(super) fn open(world: &mut World) -> Result<Result<(), String>, End> {
+    let shards = 1 + world.random.below(u64::from(world.options.shards_max)) as u16;
+    world.engines = Engines::new(shards);
+    world.model.borrow_mut().shards = shards;
+    world.model.borrow().say(|| format!("{shards} shards"));
     let env = world.env();
-    let (store, log) = world.open_devices();
-    let opened = world.run(Engine::open(env, store, log, world.options.engine))?;
-    Ok(opened.map(|engine| world.engine = Some(engine)).map_err(|e| format!("open: {e:?}")))
+    let (store, logs) = world.open_devices();
+    let (engines, options) = (world.engines.clone(), world.options.engine);
+    let opened = world.run(async move { engines.open(|| env.clone(), store, logs, options).await })?;
+    Ok(opened.map_err(|e| format!("open: {e:?}")))
 }
 
-fn recover(world: &mut World) -> Result<(), String> {
+pub(super) fn recover(world: &mut World) -> Result<(), String> {
     open(world).map_err(ended)?
 }
 
@@ -180,7 +197,7 @@ fn populate(world: &mut World) -> Result<(), String> {
     for number in 0..world.options.disks {
         let name = format!("vm{number}");
         let size_bytes = draw_size(&world.options, &mut world.random);
-        let (engine, n) = (world.engine.clone().expect("the engine runs"), name.clone());
+        let (engine, n) = (world.engines.clone(), name.clone());
         let made = world.run(async move { engine.create(&n, size_bytes).await }).map_err(ended)?;
         made.map_err(|e| format!("create: {e:?}"))?;
         world.model.borrow_mut().disks.insert(name, Disk { size_bytes, ..Disk::default() });
@@ -238,8 +255,8 @@ fn check_image(world: &mut World) -> Result<(), String> {
 }
 
 pub(super) fn check_stores(world: &mut World, options: CheckOptions) -> Result<check::Report, String> {
-    let (store, log) = world.open_devices();
-    let checked = world.run(async move { check::check(&store, &[log], options).await }).map_err(ended)?;
+    let (store, logs) = world.open_devices();
+    let checked = world.run(async move { check::check(&store, &logs, options).await }).map_err(ended)?;
     world.forget();
     checked.map_err(|e| format!("check: {e:?}"))
 }
@@ -256,27 +273,26 @@ pub(super) fn stop(world: &mut World, may_close: bool) -> Result<bool, String> {
     let closes = may_close && !crashed && !poisoned;
     if how == Stop::Close && closes {
         world.set_faults(false);
-        if let Some(engine) = world.engine.clone() {
-            let closed = world.run(async move { engine.close().await }).map_err(ended)?;
-            let poisoned = world.options.is_faulty();
-            if let Err(e) = closed
-                && !poisoned
-            {
-                return Err(format!("close: {e:?}"));
-            }
+        let engines = world.engines.clone();
+        let closed = world.run(async move { engines.close().await }).map_err(ended)?;
+        let poisoned = world.options.is_faulty();
+        if let Err(e) = closed
+            && !poisoned
+        {
+            return Err(format!("close: {e:?}"));
         }
     }
     world.set_faults(false);
-    let (store, log) = (world.store.clone(), world.log.clone());
     let power_lost = match how {
         Stop::Power(on_store, on_log) => {
-            store.power_loss(on_store);
-            log.power_loss(on_log);
+            world.store.power_loss(on_store);
+            for log in &world.logs {
+                log.power_loss(on_log);
+            }
             true
         }
         Stop::Kill | Stop::Close => {
-            store.kill();
-            log.kill();
+            world.kill();
             false
         }
     };
@@ -284,9 +300,11 @@ pub(super) fn stop(world: &mut World, may_close: bool) -> Result<bool, String> {
     Ok(power_lost)
 }
 
-fn compare(world: &mut World, power_lost: bool, last: bool) -> Result<(), String> {
-    let engine = world.engine.clone().expect("the engine runs");
-    world.model.borrow().say(|| format!("recovered: {:?}", engine.status().recovery));
+pub(super) fn compare(world: &mut World, power_lost: bool, last: bool) -> Result<(), String> {
+    let engine = world.engines.clone();
+    for engine in engine.all() {
+        world.model.borrow().say(|| format!("recovered: {:?}", engine.status().recovery));
+    }
     let sample = world.random.bits();
     let verifier = Verifier { engine, model: world.model.clone(), power_lost, sample };
     let all = verifier.clone();

@@ -11,6 +11,7 @@ use super::content::BlockStamps;
 use super::guest::read_stamps;
 use super::history::{History, Look, NEVER};
 use super::model::{Disk, Model, Pending, Snapshot};
+use super::shards::Engines;
 use crate::device::simulated::Random;
 use crate::engine::Engine;
 use crate::units::{BLOCK_BYTES, Epoch, SECTORS_PER_BLOCK};
@@ -31,8 +32,8 @@ const PROBE: &str = "probe";
 /// Compares a recovered engine with the model.
 #[derive(Clone)]
 pub struct Verifier {
-    /// The engine.
-    pub engine: Engine,
+    /// The engines.
+    pub engine: Engines,
     /// What everybody knows.
     pub model: Rc<RefCell<Model>>,
     /// Whether power was lost since the last time (else the daemon was only killed, or closed).
@@ -48,9 +49,10 @@ impl Verifier {
             std::mem::take(&mut self.model.borrow_mut().pending).into_values().collect();
         self.appear(&pending);
         let names = self.names(&pending).await?;
-        let status = self.engine.status();
-        if !status.held.is_empty() || status.recovery.findings > 0 {
-            return Err(format!("recovery holds {:?}, {:?}", status.held, status.recovery));
+        for status in self.engine.all().iter().map(Engine::status) {
+            if !status.held.is_empty() || status.recovery.findings > 0 {
+                return Err(format!("recovery holds {:?}, {:?}", status.held, status.recovery));
+            }
         }
         for name in names {
             self.disk(&name, &pending).await.map_err(|e| format!("disk {name}: {e}"))?;

@@ -84,6 +84,9 @@ fn draw_order(verb: Verb, model: &mut Model, options: &Options, random: &mut Ran
         }
         Verb::RollBack if quiet => Some(Order::RollBack(name, epoch?)),
         Verb::Delete if quiet && several => Some(Order::Delete(name)),
+        Verb::Move if quiet && model.shards > 1 => {
+            Some(Order::Move(name, random.below(u64::from(model.shards)) as u16))
+        }
         Verb::Resize if quiet => Some(Order::Resize(name, draw_size(options, random))),
         _ => None,
     }

@@ -9,10 +9,11 @@ use super::admin::Admin;
 use super::guest::Guest;
 use super::model::{Disk, Model};
 use super::options::Options;
+use super::shards::Engines;
 use super::workload::{self, Action};
 use crate::clock::{Clock, ManualClock};
 use crate::device::DeviceHandle;
-use crate::device::simulated::{CrashPoint, Faults, Random, SimulatedDisk};
+use crate::device::simulated::{CrashPoint, Faults, Random, SimulatedDisk, Survival};
 use crate::engine::{Engine, Env};
 use crate::executor::Executor;
 use crate::sabotage::Point;
@@ -22,6 +23,9 @@ use crate::vdi::Vdi;
 const STUCK_NS: u64 = 600_000_000_000;
 /// Rounds without the end of an operation after which the world is stuck although time stands still.
 const STUCK_ROUNDS: u64 = 200_000;
+/// Bounds of a world that follows a script.
+const SCRIPTED_DISKS_MAX: u64 = 2;
+const SCRIPTED_OPERATIONS_MAX: u64 = 80;
 
 /// How a stretch of the world's life ended.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -44,16 +48,17 @@ pub struct World {
     pub model: Rc<RefCell<Model>>,
     /// The disk of the store.
     pub store: SimulatedDisk,
-    /// The disk of the log.
-    pub log: SimulatedDisk,
+    /// The disks of the logs, by shard.
+    pub logs: Vec<SimulatedDisk>,
     /// Where it stops.
     pub crash_point: CrashPoint,
-    /// The engine, while it runs.
-    pub engine: Option<Engine>,
+    /// The engines, while they run.
+    pub engines: Engines,
     executor: Executor,
     clock: ManualClock,
     devices: Vec<DeviceHandle>,
     open: BTreeMap<String, Vdi>,
+    scripted: bool,
 }
 
 impl World {
@@ -62,25 +67,60 @@ impl World {
     pub fn new(seed: u64) -> World {
         let mut random = Random::new(seed);
         let options = Options::draw(&mut random);
+        World::with(options, random)
+    }
+    /// A world with these settings and dice, before anything is formatted.
+    #[must_use]
+    pub fn with(options: Options, mut random: Random) -> World {
+        let store = random.fork();
+        let logs = (0..options.shards_max).map(|_| random.fork()).collect();
+        World::with_dice(options, random, store, logs)
+    }
+    /// The world whose dice are loaded with `script`: what happens, and what the store's and the log's disk do.
+    /// Small and short, and it ends with its script.
+    #[must_use]
+    pub fn scripted(script: &[u8]) -> World {
+        let (lengths, script) = script.split_at_checked(2).unwrap_or((&[0, 0], &[]));
+        let (what, disks) = script.split_at(script.len() - script.len() * usize::from(lengths[0]) / 512);
+        let (store, logs) = disks.split_at(disks.len() * usize::from(lengths[1]) / 256);
+        let mut random = Random::scripted(what);
+        let drawn = Options::draw(&mut random);
+        let options = Options {
+            disks: drawn.disks.min(SCRIPTED_DISKS_MAX),
+            operations: drawn.operations.min(SCRIPTED_OPERATIONS_MAX),
+            ..drawn
+        };
+        let logs = (0..options.shards_max).map(|_| Random::scripted(logs)).collect();
+        let world = World::with_dice(options, random, Random::scripted(store), logs);
+        World { scripted: true, ..world }
+    }
+    fn with_dice(options: Options, random: Random, store: Random, logs: Vec<Random>) -> World {
         let mut model = Model::default();
         model.verbose = std::env::var_os("VERBOSE").is_some();
         let clock = ManualClock::default();
         let crash_point = CrashPoint::default();
-        let store = SimulatedDisk::new("store", options.store_bytes, &clock, random.fork(), &crash_point);
-        let log = SimulatedDisk::new("log", options.log_bytes, &clock, random.fork(), &crash_point);
+        let store = SimulatedDisk::new("store", options.store_bytes, &clock, store, &crash_point);
+        let log = |dice| SimulatedDisk::new("log", options.log_bytes, &clock, dice, &crash_point);
+        let logs = logs.into_iter().map(log).collect();
         World {
             options,
             random,
             model: Rc::new(RefCell::new(model)),
             store,
-            log,
+            logs,
             crash_point,
-            engine: None,
+            engines: Engines::default(),
             executor: Executor::new(),
             clock,
             devices: Vec::new(),
             open: BTreeMap::new(),
+            scripted: false,
         }
+    }
+    /// Whether it followed a script that has come to its end.
+    #[must_use]
+    pub fn is_over(&self) -> bool {
+        self.scripted && self.random.script_left() == 0
     }
     /// What an engine needs of its surroundings.
     pub fn env(&mut self) -> Env {
@@ -91,12 +131,28 @@ impl World {
             entropy: Rc::new(move || entropy.borrow_mut().bits()),
         }
     }
-    /// Fresh handles on store and log.
-    pub fn open_devices(&mut self) -> (DeviceHandle, DeviceHandle) {
-        let store = DeviceHandle::new(Box::new(self.store.open()));
-        let log = DeviceHandle::new(Box::new(self.log.open()));
-        self.devices = vec![store.clone(), log.clone()];
-        (store, log)
+    /// Fresh handles on store and logs.
+    pub fn open_devices(&mut self) -> (DeviceHandle, Vec<DeviceHandle>) {
+        let open = |disk: &SimulatedDisk| DeviceHandle::new(Box::new(disk.open()));
+        let (store, logs) = (open(&self.store), self.logs.iter().map(open).collect::<Vec<_>>());
+        self.devices = std::iter::once(&store).chain(&logs).cloned().collect();
+        (store, logs)
+    }
+    /// The store's disk, then those of the logs.
+    pub fn disks(&self) -> impl Iterator<Item = &SimulatedDisk> {
+        std::iter::once(&self.store).chain(&self.logs)
+    }
+    /// The daemon dies; the disks go on.
+    pub fn kill(&self) {
+        self.disks().for_each(SimulatedDisk::kill);
+    }
+    /// Power goes and comes back.
+    pub fn power_loss(&self, survival: Survival) {
+        self.disks().for_each(|disk| drop(disk.power_loss(survival)));
+    }
+    /// One bit of what lies on one of the logs turns.
+    pub fn rot_a_log(&mut self) {
+        self.random.pick(&self.logs).rot();
     }
     /// Stop at the moment that the dice say: at some event of a device, `2^scale` of them from now at most, or at
     /// a named point.
@@ -111,12 +167,12 @@ impl World {
     }
     /// Everything in memory is gone; the disks are what they are.
     pub fn forget(&mut self) {
-        if let Some(engine) = &self.engine {
+        for engine in self.engines.all() {
             let stats = engine.shared().log.stats();
             self.model.borrow_mut().report.laps += stats.segment_bytes_written / stats.ring_bytes;
         }
         self.open.clear();
-        self.engine = None;
+        self.engines.forget();
         self.executor.abandon_all();
         self.executor = Executor::new();
         self.devices.clear();
@@ -129,7 +185,7 @@ impl World {
         let calm = |f: &Faults| Faults { delay_ns_max: f.delay_ns_max, ..Faults::default() };
         let (store, log) = (&self.options.store_faults, &self.options.log_faults);
         self.store.set_faults(if on { store.clone() } else { calm(store) });
-        self.log.set_faults(if on { log.clone() } else { calm(log) });
+        self.logs.iter().for_each(|disk| disk.set_faults(if on { log.clone() } else { calm(log) }));
         self.model.borrow_mut().errors_expected = on && self.options.is_faulty();
     }
     /// Run `work` to its end, or to the crash, or to a broken promise.
@@ -188,8 +244,9 @@ impl World {
             }
         }
     }
-    fn begin(&mut self, action: Action) -> Result<(), End> {
-        let engine = self.engine.clone().expect("the engine runs");
+    /// Begin to do something; [`World::settle`] waits for its end.
+    pub fn begin(&mut self, action: Action) -> Result<(), End> {
+        let engine = self.engines.clone();
         let model = Rc::clone(&self.model);
         model.borrow().say(|| format!("{action:?}"));
         match action {
@@ -242,6 +299,31 @@ impl World {
             model.last_end_ns = clock.now_ns();
         });
     }
+    /// Wait for the end of everything begun, and until the engine rests: nothing is under way that time alone would
+    /// not start.
+    pub fn settle(&mut self) -> End {
+        let end = self.drive(|world| world.model.borrow().in_flight == 0);
+        if end != End::Done {
+            return end;
+        }
+        self.rest()
+    }
+    /// Wait until the engine rests.
+    pub fn rest(&mut self) -> End {
+        loop {
+            self.executor.run_until_stalled();
+            if self.crash_point.reached() {
+                return End::Crash;
+            }
+            if self.model.borrow().failure.is_some() {
+                return End::Failure;
+            }
+            let now_ns = self.clock.now_ns();
+            if !self.stir() && self.next_completion_ns().is_none_or(|next_ns| next_ns > now_ns) {
+                return End::Done;
+            }
+        }
+    }
     fn touch(&self) {
         self.model.borrow_mut().last_end_ns = self.clock.now_ns();
     }
@@ -264,7 +346,7 @@ impl World {
             idle_rounds = if last_end_ns == seen_end_ns { idle_rounds + 1 } else { 0 };
             seen_end_ns = last_end_ns;
             if let Some(why) = self.turn(idle_rounds) {
-                let held = self.engine.as_ref().is_some_and(|e| !e.status().held.is_empty());
+                let held = self.engines.all().iter().any(|e| !e.status().held.is_empty());
                 if self.options.liar.is_some() && held && self.model.borrow().restart.is_none() {
                     // What a held disk has in the log cannot be trimmed: when the ring is full the others wait.
                     self.model.borrow_mut().restart = Some(why);
@@ -274,21 +356,26 @@ impl World {
             }
         }
     }
+    /// Deliver completions, or else pass on what shards ask of each other and send what was collected; false when there
+    /// is nothing of the kind.
+    fn stir(&mut self) -> bool {
+        if self.devices.iter().filter(|device| device.poll()).count() > 0 {
+            return true;
+        }
+        let asked = self.engines.pass_on();
+        self.engines.all().iter().for_each(Engine::kick);
+        asked | (self.executor.run_until_stalled() > 0)
+    }
+    fn next_completion_ns(&self) -> Option<u64> {
+        self.disks().filter_map(SimulatedDisk::next_completion_ns).min()
+    }
     /// One turn: deliver completions, or send what was collected, or let time pass. Says why if nothing moves.
     fn turn(&mut self, idle_rounds: u64) -> Option<String> {
-        let delivered = self.devices.iter().filter(|device| device.poll()).count() > 0;
-        if delivered && idle_rounds < STUCK_ROUNDS {
+        if self.stir() && idle_rounds < STUCK_ROUNDS {
             return None;
         }
-        if let Some(engine) = &self.engine {
-            engine.kick();
-            if self.executor.run_until_stalled() > 0 && idle_rounds < STUCK_ROUNDS {
-                return None;
-            }
-        }
         let (now_ns, waiting_ns) = (self.clock.now_ns(), self.model.borrow().last_end_ns);
-        let next =
-            [self.store.next_completion_ns(), self.log.next_completion_ns(), self.executor.next_timer_ns()];
+        let next = [self.next_completion_ns(), self.executor.next_timer_ns()];
         let Some(next_ns) = next.into_iter().flatten().min() else {
             return Some(format!(
                 "stuck: {} tasks wait and nothing is under way",

@@ -1,20 +1,15 @@
-//! Allocation: runs from claimed regions, claims from bitmaps, extents from the catalogue.
+//! Allocation: runs from claimed regions, claims from bitmaps, extents from the home shard (`extents`).
 //!
 //! A claim is made durable in two steps, host record first and bitmap after, each with its flush: a
 //! crash in between leaves blocks that the host record calls claimed and unused, so nothing leaks.
 
-use smallvec::smallvec;
-
 use super::bitmap::test;
-use super::{ActiveClaim, ExtentKind, HOST_SLOT, Run, Store};
-use crate::buffer::{AlignedBuf, IoBuf};
+use super::{ActiveClaim, ExtentKind, Run, Store};
 use crate::error::Result;
-use crate::format::catalogue::{self, ENTRIES_PER_SECTOR};
-use crate::format::extent::{self, ExtentHeader, RegionBits};
+use crate::format::extent::{self, RegionBits};
 use crate::format::host::{CLAIMS_MAX, Claim};
 use crate::limits::REGION_BLOCKS;
 use crate::sabotage::{Bug, Point, crash_point, seeded_bug};
-use crate::units::{BLOCK_SIZE, ExtentNumber, Generation};
 
 /// Regions claimed at once: 16 MiB of data, 2 MiB of metadata when regions are empty.
 const DATA_REGIONS: usize = 8;
@@ -77,7 +72,7 @@ impl Store {
             let next = self.0.bitmaps.borrow_mut().claim_emptiest(g, kind);
             match next {
                 Some((start, mask)) => new.push(Claim { start, used_through: 0, kind, mask }),
-                None if new.is_empty() => self.lease_extent(kind).await?,
+                None if new.is_empty() => self.take_extent(kind).await?,
                 None => break,
             }
         }
@@ -95,65 +90,6 @@ impl Store {
             c.usable |= new.iter().any(|n| n.start == c.claim.start && n.mask == c.claim.mask);
         }
         Ok(())
-    }
-    /// Take a free extent: its header and bitmap first, then the catalogue that makes it ours.
-    async fn lease_extent(&self, kind: ExtentKind) -> Result<()> {
-        let number = {
-            let catalogue = self.0.catalogue.borrow();
-            let free = catalogue.entries.iter().position(|e| e.kind == ExtentKind::Free);
-            ExtentNumber(free.ok_or_else(|| self.no_space())? as u32)
-        };
-        let (g, owner) = (self.geometry(), self.uuid());
-        let mut entry = self.0.catalogue.borrow().entries[number.0 as usize];
-        entry.kind = kind;
-        entry.host = HOST_SLOT;
-        entry.shard = 0;
-        entry.lease_generation += 1;
-        let header = ExtentHeader {
-            number,
-            kind,
-            host: HOST_SLOT,
-            shard: 0,
-            lease_generation: entry.lease_generation,
-        };
-        let regions = empty_regions(extent::regions(g), extent::overhead_blocks(g));
-        let mut head = AlignedBuf::zeroed(extent::overhead_blocks(g) as usize * BLOCK_SIZE);
-        head[..extent::SECTOR_SIZE].copy_from_slice(&header.encode(owner));
-        // Bitmap generations go on from the lease's, so that a sector of an earlier lease is never newer.
-        let generation = Generation(entry.lease_generation << 32);
-        for (i, chunk) in regions.chunks(extent::REGIONS_PER_SECTOR as usize).enumerate() {
-            let at = extent::sector_offset(i as u32) as usize;
-            let bytes = extent::encode_sector(number, i as u32, chunk, owner, generation);
-            head[at..at + extent::SECTOR_SIZE].copy_from_slice(&bytes);
-        }
-        let offset = entry.start_block * crate::units::BLOCK_BYTES;
-        self.0.device.write_bufs(offset, smallvec![IoBuf::Owned(head)]).await?;
-        self.flush().await?;
-        crash_point(Point::ExtentHeaded);
-        self.write_catalogue_entry(number, entry).await?;
-        crash_point(Point::ExtentLeased);
-        self.flush().await?;
-        let generations = vec![generation; extent::bitmap_sectors(g) as usize];
-        let free = self.0.bitmaps.borrow_mut().insert(g, number, kind, regions, generations);
-        self.0.space.borrow_mut().add_extent(kind, free, true);
-        Ok(())
-    }
-    async fn write_catalogue_entry(
-        &self,
-        number: ExtentNumber,
-        entry: catalogue::CatalogueEntry,
-    ) -> Result<()> {
-        let sector = number.0 as usize / ENTRIES_PER_SECTOR;
-        let bytes = {
-            let mut c = self.0.catalogue.borrow_mut();
-            c.entries[number.0 as usize] = entry;
-            c.generations[sector].0 += 1;
-            let end = c.entries.len().min((sector + 1) * ENTRIES_PER_SECTOR);
-            let entries = &c.entries[sector * ENTRIES_PER_SECTOR..end];
-            catalogue::encode(sector as u32, entries, self.uuid(), c.generations[sector])
-        };
-        let start = u64::from(self.superblock().catalogue_start);
-        self.write_system_sector(start, sector as u32, &bytes).await
     }
     /// Write what changed in the bitmaps; freed blocks become visible on disk, claims durable with the next flush.
     pub async fn write_dirty_bitmaps(&self) -> Result<()> {
@@ -192,16 +128,6 @@ impl Store {
     pub fn is_used(&self, addr: crate::units::BlockAddr) -> bool {
         self.0.bitmaps.borrow().is_used(self.geometry(), addr)
     }
-}
-
-/// Regions of a fresh extent: all free but the blocks of header and bitmap.
-fn empty_regions(count: u32, overhead: u32) -> Vec<RegionBits> {
-    assert!(overhead < REGION_BLOCKS, "header and bitmap fit the first region");
-    let mut regions = vec![[0u64; 8]; count as usize];
-    for b in 0..overhead {
-        regions[0][(b / 64) as usize] |= 1 << (b % 64);
-    }
-    regions
 }
 
 fn next_set(mask: &RegionBits, from: u32) -> Option<u32> {

@@ -1,6 +1,6 @@
 //! Formatting a device: system area and nothing else; extents are leased as they are needed.
 
-use super::HOST_SLOT;
+use super::HOME_SLOT;
 use super::host::host_offset;
 use crate::buffer::AlignedBuf;
 use crate::device::DeviceHandle;
@@ -149,8 +149,8 @@ async fn write_system_area(device: &DeviceHandle, sb: &Superblock, host: Uuid) -
     }
     write_padded(device, u64::from(sb.registry_start), &sectors).await?;
     let record = HostRecord { generation: Generation(1), host, ..HostRecord::default() };
-    let offset = host_offset(sb, HOST_SLOT, 1);
-    device.write(offset, AlignedBuf::copy_of(&record.encode(HOST_SLOT, 1, sb.uuid))).await
+    let offset = host_offset(sb, HOME_SLOT, 1);
+    device.write(offset, AlignedBuf::copy_of(&record.encode(HOME_SLOT, 1, sb.uuid))).await
 }
 
 async fn write_padded(device: &DeviceHandle, start_block: u64, bytes: &[u8]) -> Result<()> {

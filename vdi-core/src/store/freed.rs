@@ -31,6 +31,15 @@ impl Freed {
     pub fn insert_run(&mut self, run: Run) {
         (0..u64::from(run.blocks)).for_each(|i| self.insert(run.start.plus(i)));
     }
+    /// Add the blocks of `bits` in the region at `start`. Panics as [`Freed::insert`].
+    pub(super) fn insert_region(&mut self, start: BlockAddr, bits: &RegionBits) {
+        let region = self.regions.entry(start.0 / u64::from(REGION_BLOCKS)).or_default();
+        for (all, new) in region.iter_mut().zip(bits) {
+            assert!(*all & new == 0, "a block of the region at {start} freed twice");
+            *all |= new;
+            self.len += u64::from(new.count_ones());
+        }
+    }
     /// Add all of `other`. Panics as [`Freed::insert`].
     pub fn merge(&mut self, other: Freed) {
         if self.is_empty() {

@@ -1,6 +1,6 @@
-//! The host record: claims with how far they are used, and the logs this host has.
+//! The host record: claims with how far they are used, and the log this shard has.
 
-use super::{HOST_SLOT, Store};
+use super::Store;
 use crate::buffer::AlignedBuf;
 use crate::error::Result;
 use crate::format::host::HostLog;
@@ -20,9 +20,9 @@ impl Store {
             host.generation = Generation(host.generation.0 + 1);
             host.claims = self.0.claims.borrow().iter().map(|c| c.claim).collect();
             let copy = host.generation.0 % 2;
-            (host.encode(HOST_SLOT, copy, self.uuid()), copy, host.generation.0)
+            (host.encode(self.slot(), copy, self.uuid()), copy, host.generation.0)
         };
-        let offset = host_offset(self.superblock(), HOST_SLOT, copy);
+        let offset = host_offset(self.superblock(), self.slot(), copy);
         let written = self.0.device.write(offset, AlignedBuf::copy_of(&block)).await;
         match written {
             Ok(()) => self.0.host_written.set(generation),
@@ -31,14 +31,14 @@ impl Store {
         }
         written
     }
-    /// The logs this host has in the store.
+    /// The log this shard has in the store.
     #[must_use]
-    pub fn logs(&self) -> Vec<HostLog> {
-        self.0.host.borrow().logs.clone()
+    pub fn log(&self) -> Option<HostLog> {
+        self.0.host.borrow().logs.first().copied()
     }
-    /// Name this host's logs, durably, before any of them is written.
-    pub async fn set_logs(&self, logs: Vec<HostLog>) -> Result<()> {
-        self.0.host.borrow_mut().logs = logs;
+    /// Name this shard's log, durably, before it is written; None when it needs it no more.
+    pub async fn set_log(&self, log: Option<HostLog>) -> Result<()> {
+        self.0.host.borrow_mut().logs = log.into_iter().collect();
         self.write_host_record().await?;
         self.flush().await
     }

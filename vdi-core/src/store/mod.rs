@@ -13,7 +13,9 @@ mod bitmap;
 mod census;
 mod claims;
 mod create;
+mod extents;
 mod freed;
+pub mod home;
 mod host;
 pub mod lease;
 mod open;
@@ -35,12 +37,13 @@ use crate::format::host::{Claim, HostRecord};
 use crate::format::superblock::Superblock;
 use crate::units::{BLOCK_BYTES, BLOCK_SIZE, BlockAddr, Geometry, Uuid};
 
-pub use create::CreateOptions;
+pub use create::{CreateOptions, STORE_BYTES_MIN};
 pub use freed::Freed;
 pub use space::{Need, SpaceReport};
 
-/// The slot of this host: the only one until several hosts share a store.
-pub const HOST_SLOT: u16 = 0;
+/// The host slot of the home shard. Each shard of a host has a slot of its own, and in it a host record with its
+/// log and its claims; shard n has slot n until several hosts share a store.
+pub const HOME_SLOT: u16 = 0;
 
 /// A run of adjacent blocks in one extent.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
@@ -58,6 +61,11 @@ pub struct Store(Rc<Inner>);
 struct Inner {
     device: DeviceHandle,
     superblock: Superblock,
+    /// The host slot of the shard that has opened the store.
+    slot: u16,
+    /// Who gives extents; None where there is one shard only.
+    home: Option<Rc<dyn home::Home>>,
+    leasing: TaskLock,
     catalogue: RefCell<Catalogue>,
     bitmaps: RefCell<bitmap::Bitmaps>,
     /// Claims in order of use; exhausted ones leave.
@@ -95,6 +103,11 @@ impl Store {
     #[must_use]
     pub fn geometry(&self) -> Geometry {
         self.0.superblock.geometry
+    }
+    /// The host slot of the shard that has opened it.
+    #[must_use]
+    pub fn slot(&self) -> u16 {
+        self.0.slot
     }
     /// The store's identity.
     #[must_use]
@@ -145,19 +158,27 @@ impl Store {
         let offset = self.offset_bytes(addr, (bytes / BLOCK_SIZE) as u32)?;
         self.0.device.write_bufs(offset, bufs).await
     }
+    /// No flush succeeds any more: one failed, here or in another shard.
+    pub fn fail(&self, why: Error) {
+        self.0.failed.borrow_mut().get_or_insert(why);
+    }
     /// Make every write completed so far durable. After one failure every flush fails: what that one lost nobody
     /// knows, and a later success would say nothing about it.
     pub async fn flush(&self) -> Result<()> {
         let written = self.0.host_written.get();
         let flushed = self.0.device.flush().await;
-        if let Err(e) = &flushed {
-            self.0.failed.borrow_mut().get_or_insert_with(|| {
-                Error::new(
-                    ErrorKind::Poisoned,
-                    format!("a flush of the store failed: {}", e.message()),
-                    "check the device and the kernel log, then restart the daemon, which recovers",
-                )
-            });
+        if let Err(e) = &flushed
+            && self.0.failed.borrow().is_none()
+        {
+            let why = Error::new(
+                ErrorKind::Poisoned,
+                format!("a flush of the store failed: {}", e.message()),
+                "check the device and the kernel log, then restart the daemon, which recovers",
+            );
+            if let Some(home) = &self.0.home {
+                home.failed(why.duplicate());
+            }
+            self.fail(why);
         }
         if let Some(why) = self.0.failed.borrow().as_ref() {
             return Err(why.duplicate());

@@ -1,21 +1,23 @@
-//! Opening a store: verify, then use. Reads the system area and the bitmaps of this host's extents,
-//! never the rest of the store.
+//! Opening a store: verify, then use. Reads the system area and the bitmaps of this shard's extents, never the
+//! rest of the store.
 
 use std::cell::{Cell, RefCell};
 use std::rc::Rc;
 
 use super::bitmap::{Bitmaps, free_in};
+use super::extents::{first_generation, header};
+use super::home::{Home, SystemCopy};
 use super::host::host_offset;
 use super::registry::{Registry, Slot};
 use super::reuse::Quarantine;
 use super::space::Space;
-use super::{Catalogue, ExtentKind, HOST_SLOT, Inner, Store, create, lease};
-use crate::buffer::AlignedBuf;
+use super::{Catalogue, ExtentKind, HOME_SLOT, Inner, Store, create, lease};
+use crate::buffer::{AlignedBuf, is_zero};
 use crate::device::DeviceHandle;
 use crate::error::{Error, ErrorKind, Result};
 use crate::executor::TaskLock;
 use crate::format::catalogue::{self, CatalogueEntry, ENTRIES_PER_SECTOR};
-use crate::format::extent::{self, ExtentHeader, RegionBits};
+use crate::format::extent::{self, RegionBits};
 use crate::format::host::HostRecord;
 use crate::format::registry;
 use crate::format::superblock::{COPIES, Superblock};
@@ -61,41 +63,50 @@ impl Store {
             )
         })
     }
-    /// Open the store on `device` for reading and writing. The caller holds the device's lock.
+    /// Open the store on `device` for reading and writing, as the only shard. The caller holds the device's lock.
     pub async fn open(device: DeviceHandle) -> Result<Store> {
-        let sb = Store::read_superblock(&device).await?;
-        if sb.check_features()? {
-            return Err(Error::new(
-                ErrorKind::Unsupported,
-                format!(
-                    "store {} can only be read by this program (unknown features {:#x})",
-                    sb.uuid, sb.features.read_only
-                ),
-                "use the Parallax release that made the store, or a later one",
-            ));
-        }
-        if device.info().len_bytes < sb.store_bytes() {
-            return Err(Error::new(
-                ErrorKind::WrongStore,
-                format!(
-                    "{} is truncated: it has {} bytes, its superblock says {}",
-                    device.info().name,
-                    device.info().len_bytes,
-                    sb.store_bytes()
-                ),
-                "restore the device to its full size; nothing was changed",
-            ));
-        }
+        Store::open_home(device, None).await
+    }
+    /// As [`Store::open`] for the home shard of several; `home` knows the others.
+    pub async fn open_home(device: DeviceHandle, home: Option<Rc<dyn Home>>) -> Result<Store> {
+        let sb = usable_superblock(&device).await?;
         let mut warnings = Vec::new();
         let catalogue = read_catalogue(&device, &sb).await?;
         let registry = read_registry(&device, &sb, &mut warnings).await?;
-        let (host, newest) = read_host(&device, &sb, &mut warnings).await?;
         let free_extents = catalogue.entries.iter().filter(|e| e.kind == ExtentKind::Free).count() as u64;
+        let system = System { catalogue, registry, free_extents, home, slot: HOME_SLOT };
+        Store::open_slot(device, sb, system, warnings).await
+    }
+    /// Open the store for the shard in `slot`, with what the home shard says of the system area; extents come from
+    /// `home`.
+    pub async fn open_shard(
+        device: DeviceHandle,
+        slot: u16,
+        copy: SystemCopy,
+        home: Rc<dyn Home>,
+    ) -> Result<Store> {
+        let sb = usable_superblock(&device).await?;
+        let catalogue = Catalogue { entries: copy.extents, generations: Vec::new() };
+        let registry = Registry::of(copy.vdis);
+        let system = System { catalogue, registry, free_extents: 0, home: Some(home), slot };
+        Store::open_slot(device, sb, system, Vec::new()).await
+    }
+    async fn open_slot(
+        device: DeviceHandle,
+        sb: Superblock,
+        system: System,
+        mut warnings: Vec<Error>,
+    ) -> Result<Store> {
+        let System { catalogue, registry, free_extents, home, slot } = system;
+        let (host, newest) = read_host(&device, &sb, slot, &mut warnings).await?;
         let usable = sb.geometry.extent_blocks() - u64::from(extent::overhead_blocks(sb.geometry));
         let host_generation = host.generation.0;
         let store = Store(Rc::new(Inner {
             device,
             superblock: sb,
+            slot,
+            home,
+            leasing: TaskLock::default(),
             catalogue: RefCell::new(catalogue),
             bitmaps: RefCell::default(),
             claims: RefCell::default(),
@@ -112,30 +123,16 @@ impl Store {
             warnings: RefCell::new(warnings),
             failed: RefCell::default(),
         }));
-        store.load_bitmaps().await?;
+        for (number, entry) in store.extents_of(slot) {
+            let (regions, generations) = store.load_extent(number, &entry).await?;
+            store.take_over(number, entry.kind, regions, generations);
+        }
         if newest || store.is_host_record_new_enough(Generation(host_generation)).await {
             store.return_unused_claims();
         }
         Ok(store)
     }
-    async fn load_bitmaps(&self) -> Result<()> {
-        let owned: Vec<(ExtentNumber, CatalogueEntry)> = {
-            let c = self.0.catalogue.borrow();
-            let numbered = c.entries.iter().enumerate().map(|(n, e)| (ExtentNumber(n as u32), *e));
-            let ours = |e: &CatalogueEntry| {
-                matches!(e.kind, ExtentKind::Data | ExtentKind::Metadata) && e.host == HOST_SLOT
-            };
-            numbered.filter(|(_, e)| ours(e)).collect()
-        };
-        for (number, entry) in owned {
-            let (regions, generations) = self.load_extent(number, &entry).await?;
-            let free =
-                self.0.bitmaps.borrow_mut().insert(self.geometry(), number, entry.kind, regions, generations);
-            self.0.space.borrow_mut().add_extent(entry.kind, free, false);
-        }
-        Ok(())
-    }
-    async fn load_extent(
+    pub(super) async fn load_extent(
         &self,
         number: ExtentNumber,
         entry: &CatalogueEntry,
@@ -143,17 +140,9 @@ impl Store {
         let g = self.geometry();
         let blocks = extent::overhead_blocks(g) as usize;
         let head = self.0.device.read(entry.start_block * BLOCK_BYTES, blocks * BLOCK_SIZE).await?;
-        let header = ExtentHeader {
-            number,
-            kind: entry.kind,
-            host: entry.host,
-            shard: entry.shard,
-            lease_generation: entry.lease_generation,
-        };
         let count = extent::regions(g) as usize;
-        let mut generations =
-            vec![Generation(entry.lease_generation << 32); extent::bitmap_sectors(g) as usize];
-        if let Err(e) = header.verify(&head[..SECTOR], self.uuid()) {
+        let mut generations = vec![first_generation(entry); extent::bitmap_sectors(g) as usize];
+        if let Err(e) = header(number, entry).verify(&head[..SECTOR], self.uuid()) {
             // Nothing is allocated there any more; what lives there stays readable.
             self.0.warnings.borrow_mut().push(e);
             return Ok((vec![[u64::MAX; 8]; count], generations));
@@ -180,10 +169,7 @@ impl Store {
     fn return_unused_claims(&self) {
         let g = self.geometry();
         for claim in &self.0.host.borrow().claims {
-            let mut mask = claim.mask;
-            for b in 0..u32::from(claim.used_through).min(REGION_BLOCKS) {
-                mask[(b / 64) as usize] &= !(1 << (b % 64));
-            }
+            let mask = claim.unused();
             let mut bitmaps = self.0.bitmaps.borrow_mut();
             // Only what the bitmap calls used comes back: the bitmap write of a claim may not have happened.
             let freed = bitmaps.used_in(g, claim.start, &mask);
@@ -219,6 +205,44 @@ impl Bitmaps {
         }
         u64::from(REGION_BLOCKS - free_in(&both))
     }
+}
+
+/// What is known of the system area when a shard opens the store.
+struct System {
+    catalogue: Catalogue,
+    registry: Registry,
+    /// Free extents that this shard may promise.
+    free_extents: u64,
+    home: Option<Rc<dyn Home>>,
+    slot: u16,
+}
+
+/// The superblock of a store that this program can write.
+async fn usable_superblock(device: &DeviceHandle) -> Result<Superblock> {
+    let sb = Store::read_superblock(device).await?;
+    if sb.check_features()? {
+        return Err(Error::new(
+            ErrorKind::Unsupported,
+            format!(
+                "store {} can only be read by this program (unknown features {:#x})",
+                sb.uuid, sb.features.read_only
+            ),
+            "use the Parallax release that made the store, or a later one",
+        ));
+    }
+    if device.info().len_bytes < sb.store_bytes() {
+        return Err(Error::new(
+            ErrorKind::WrongStore,
+            format!(
+                "{} is truncated: it has {} bytes, its superblock says {}",
+                device.info().name,
+                device.info().len_bytes,
+                sb.store_bytes()
+            ),
+            "restore the device to its full size; nothing was changed",
+        ));
+    }
+    Ok(sb)
 }
 
 async fn read_chunked(device: &DeviceHandle, start_block: u64, bytes: usize) -> Result<Vec<u8>> {
@@ -278,20 +302,21 @@ async fn read_registry(
 
 /// The newest host record, and whether it is the newest for certain: when the other slot is damaged, that
 /// one may have been newer. Then the VDI records tell whether anything relies on it; if so, everything claimed
-/// counts as used (a leak until the next collection).
+/// counts as used (a leak until the next collection). A shard that is new has none yet.
 async fn read_host(
     device: &DeviceHandle,
     sb: &Superblock,
+    slot: u16,
     warnings: &mut Vec<Error>,
 ) -> Result<(HostRecord, bool)> {
     let mut best: Option<HostRecord> = None;
     let mut damaged = None;
     for copy in 0..2 {
-        let block = device.read(host_offset(sb, HOST_SLOT, copy), BLOCK_SIZE).await?;
-        match HostRecord::verify(&block, HOST_SLOT, copy, sb.uuid) {
+        let block = device.read(host_offset(sb, slot, copy), BLOCK_SIZE).await?;
+        match HostRecord::verify(&block, slot, copy, sb.uuid) {
             Ok(r) if best.as_ref().is_none_or(|b| b.generation < r.generation) => best = Some(r),
             Ok(_) => {}
-            Err(_) if block.iter().all(|b| *b == 0) => {}
+            Err(_) if is_zero(&block) => {}
             Err(e) => damaged = Some(e),
         }
     }
@@ -302,8 +327,9 @@ async fn read_host(
             Ok((r, trusted))
         }
         (None, Some(e)) => Err(e),
-        (None, None) => {
-            Err(Error::corrupt("host record", format!("host slot {HOST_SLOT}"), "both copies are empty"))
+        (None, None) if slot == HOME_SLOT => {
+            Err(Error::corrupt("host record", format!("host slot {slot}"), "both copies are empty"))
         }
+        (None, None) => Ok((HostRecord::default(), true)),
     }
 }

@@ -1,6 +1,7 @@
-//! The VDI registry in memory and its compare-and-swap on disk.
+//! The VDI registry in memory and its compare-and-swap on disk. The home shard has all of it; the others know their
+//! own VDIs.
 
-use super::{HOST_SLOT, Store};
+use super::{HOME_SLOT, Store};
 use crate::error::{Error, ErrorKind, Result};
 use crate::format::registry::{self, RegistryEntry};
 use crate::sabotage::{Point, crash_point};
@@ -19,35 +20,53 @@ pub(super) struct Registry {
     pub slots: Vec<Slot>,
 }
 
+impl Registry {
+    /// Just these.
+    pub fn of(vdis: Vec<RegistryEntry>) -> Registry {
+        let slot = |e| Slot { entry: Some(e), generation: Generation(0), damaged: false };
+        Registry { slots: vdis.into_iter().map(slot).collect() }
+    }
+    fn index(&self, id: VdiId) -> Option<usize> {
+        self.slots.iter().position(|s| s.entry.as_ref().is_some_and(|e| e.id == id))
+    }
+}
+
 impl Store {
-    /// Every live VDI, by name.
+    /// Every live VDI of this shard, by name.
     #[must_use]
     pub fn vdis(&self) -> Vec<RegistryEntry> {
+        let slot = self.slot();
+        self.known_vdis().into_iter().filter(|e| e.host == slot).collect()
+    }
+    /// Every live VDI of all shards, by name, as far as this shard knows: the home shard does.
+    #[must_use]
+    pub fn known_vdis(&self) -> Vec<RegistryEntry> {
         let registry = self.0.registry.borrow();
         let mut all: Vec<_> = registry.slots.iter().filter_map(|s| s.entry.clone()).collect();
         all.sort_by(|a, b| a.name.cmp(&b.name));
         all
     }
-    /// The VDI called `name`.
+    /// The VDI of this shard called `name`.
     #[must_use]
     pub fn find_vdi(&self, name: &str) -> Option<RegistryEntry> {
-        self.0
-            .registry
-            .borrow()
-            .slots
-            .iter()
-            .filter_map(|s| s.entry.as_ref())
-            .find(|e| e.name == name)
-            .cloned()
+        self.find_known(|e| e.name == name).filter(|e| e.host == self.slot())
     }
-    /// The VDI with this id.
+    /// The VDI of this shard with this id.
     #[must_use]
     pub fn find_vdi_id(&self, id: VdiId) -> Option<RegistryEntry> {
-        self.0.registry.borrow().slots.iter().filter_map(|s| s.entry.as_ref()).find(|e| e.id == id).cloned()
+        self.find_known(|e| e.id == id).filter(|e| e.host == self.slot())
+    }
+    /// The VDI of any shard called `name`, for the home shard.
+    #[must_use]
+    pub fn find_vdi_anywhere(&self, name: &str) -> Option<RegistryEntry> {
+        self.find_known(|e| e.name == name)
+    }
+    fn find_known(&self, is: impl Fn(&RegistryEntry) -> bool) -> Option<RegistryEntry> {
+        self.0.registry.borrow().slots.iter().filter_map(|s| s.entry.as_ref()).find(|e| is(e)).cloned()
     }
     /// Add a VDI durably. Its record must be durable already. The caller holds the registry lock.
     pub async fn add_vdi(&self, id: VdiId, name: &str, slots: [BlockAddr; 2], created_ns: u64) -> Result<()> {
-        if self.find_vdi(name).is_some() {
+        if self.find_vdi_anywhere(name).is_some() {
             return Err(Error::new(
                 ErrorKind::Exists,
                 format!("a VDI named '{name}' exists already"),
@@ -62,19 +81,42 @@ impl Store {
                 "delete VDIs that are no longer needed",
             ));
         };
-        let entry = RegistryEntry { id, name: name.to_owned(), host: HOST_SLOT, slots, created_ns };
+        let entry = RegistryEntry { id, name: name.to_owned(), host: HOME_SLOT, slots, created_ns };
         self.swap_registry(index, Some(entry)).await
     }
     /// Remove a VDI durably; its blocks become the collector's. The caller holds the registry lock.
     pub async fn remove_vdi(&self, id: VdiId) -> Result<()> {
-        let index = {
-            let registry = self.0.registry.borrow();
-            registry.slots.iter().position(|s| s.entry.as_ref().is_some_and(|e| e.id == id))
-        };
-        match index {
+        let found = self.0.registry.borrow().index(id);
+        match found {
             Some(index) => self.swap_registry(index, None).await,
             None => Ok(()),
         }
+    }
+    /// Give a VDI to the shard in `slot`, durably: its records go to that shard's log from now on. The caller holds
+    /// the registry lock, and no log holds anything of the VDI that its record has not.
+    pub async fn move_vdi(&self, id: VdiId, slot: u16) -> Result<()> {
+        let found = {
+            let registry = self.0.registry.borrow();
+            registry.index(id).and_then(|i| Some((i, registry.slots[i].entry.clone()?)))
+        };
+        match found {
+            Some((index, entry)) => {
+                self.swap_registry(index, Some(RegistryEntry { host: slot, ..entry })).await
+            }
+            None => Ok(()),
+        }
+    }
+    /// For a shard that is not the home shard: `entry` is its own from now on.
+    pub fn adopt_vdi(&self, entry: RegistryEntry) {
+        assert!(self.slot() != HOME_SLOT && entry.host == self.slot(), "the home shard has the registry");
+        self.disown_vdi(entry.id);
+        let adopted = Slot { entry: Some(entry), generation: Generation(0), damaged: false };
+        self.0.registry.borrow_mut().slots.push(adopted);
+    }
+    /// For a shard that is not the home shard: the VDI is not its own any more.
+    pub fn disown_vdi(&self, id: VdiId) {
+        assert!(self.slot() != HOME_SLOT, "the home shard has the registry");
+        self.0.registry.borrow_mut().slots.retain(|s| s.entry.as_ref().is_none_or(|e| e.id != id));
     }
     /// Hold the registry lock: create, rename and delete.
     pub async fn lock_registry(&self) -> crate::executor::TaskGuard {

@@ -6,7 +6,7 @@
 //!
 //! Only [`Released`] blocks can be given back to the bitmap.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 use std::rc::Rc;
 
 use super::freed::RegionMasks;
@@ -120,16 +120,27 @@ impl Store {
     /// Return blocks that a restart found unreachable. Call only before anything reads or writes: no reader
     /// and no log record may name them.
     pub fn give_back_unreachable(&self, freed: Freed) {
-        self.give_back(Released(vec![freed]));
+        let foreign = self.give_back(Released(vec![freed]));
+        debug_assert!(foreign.is_empty(), "only own extents are swept");
     }
-    /// Return released blocks to the bitmap; the disk learns of it with the next checkpoint.
-    pub fn give_back(&self, released: Released) {
+    /// Return released blocks to the bitmap; the disk learns of it with the next checkpoint. Those in extents of
+    /// other shards are returned with the owner's slot: it puts them in its own quarantine, as its log may name
+    /// them too.
+    #[must_use]
+    pub fn give_back(&self, released: Released) -> BTreeMap<u16, Freed> {
         let g = self.geometry();
         let mut bitmaps = self.0.bitmaps.borrow_mut();
         let mut space = self.0.space.borrow_mut();
+        let mut foreign: BTreeMap<u16, Freed> = BTreeMap::new();
         for (start, bits) in released.0.iter().flat_map(Freed::regions) {
-            let (kind, blocks) = bitmaps.set_free(g, start, bits);
-            space.add_free(kind, blocks);
+            if bitmaps.owns(g.extent(start)) {
+                let (kind, blocks) = bitmaps.set_free(g, start, bits);
+                space.add_free(kind, blocks);
+            } else {
+                let owner = self.0.catalogue.borrow().entries[g.extent(start).0 as usize].host;
+                foreign.entry(owner).or_default().insert_region(start, bits);
+            }
         }
+        foreign
     }
 }

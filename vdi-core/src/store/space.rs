@@ -1,7 +1,7 @@
 //! How much room there is, and the promise that acknowledged writes will find theirs.
 
 use super::{ExtentKind, Store};
-use crate::error::{Error, ErrorKind, Result};
+use crate::error::{Error, ErrorKind};
 use crate::sabotage::{Bug, seeded_bug};
 use crate::units::BLOCK_BYTES;
 
@@ -69,6 +69,16 @@ impl Space {
             self.free_extents -= 1;
         }
     }
+    pub fn add_extents(&mut self, extents: u64) {
+        self.free_extents += extents;
+    }
+    /// Take up to `extents` free extents that no promise needs.
+    pub fn spare_extents(&mut self, extents: u64) -> u64 {
+        let spare = self.free_extents.saturating_sub(self.extents_needed(self.reserved, RESERVE_BLOCKS));
+        let given = spare.min(extents);
+        self.free_extents -= given;
+        given
+    }
     pub fn add_free(&mut self, kind: ExtentKind, blocks: u64) {
         match kind {
             ExtentKind::Data => self.free_data += blocks,
@@ -85,13 +95,18 @@ impl Space {
     /// The one place that decides whether `need` more fits beside what is promised already.
     fn fits(&self, need: Need, reserve: u64) -> bool {
         let want = self.reserved.plus(need);
-        let extents =
-            |want: u64, free: u64| (want + reserve).saturating_sub(free).div_ceil(self.extent_usable);
-        let (data, metadata) =
-            (extents(want.data, self.free_data), extents(want.metadata, self.free_metadata));
+        let metadata = self.extents_short(want.metadata + reserve, self.free_metadata);
         // What takes no data blocks does not care how few there are.
         need.data == 0 && metadata == 0 && !seeded_bug(Bug::DiscardNeedsRoom)
-            || data + metadata <= self.free_extents
+            || self.extents_needed(want, reserve) <= self.free_extents
+    }
+    /// Free extents that `want` takes beside what is free in those we have.
+    fn extents_needed(&self, want: Need, reserve: u64) -> u64 {
+        self.extents_short(want.data + reserve, self.free_data)
+            + self.extents_short(want.metadata + reserve, self.free_metadata)
+    }
+    fn extents_short(&self, want: u64, free: u64) -> u64 {
+        want.saturating_sub(free).div_ceil(self.extent_usable)
     }
 }
 
@@ -156,9 +171,5 @@ impl Store {
             reserved_bytes: bytes(s.reserved.data + s.reserved.metadata),
             free_extents: s.free_extents,
         }
-    }
-    /// Fail with [`Store::no_space`] unless `need` can be reserved.
-    pub fn reserve(&self, need: Need) -> Result<()> {
-        if self.try_reserve(need) { Ok(()) } else { Err(self.no_space()) }
     }
 }

@@ -69,7 +69,9 @@ impl Store {
     /// names. For when the other copy of the host record is damaged, and was perhaps the newer one. Reads the
     /// records of all VDIs; one that cannot be read speaks for the worst.
     pub(super) async fn is_host_record_new_enough(&self, generation: Generation) -> bool {
-        if self.0.registry.borrow().slots.iter().any(|s| s.damaged) {
+        let alone = self.0.home.is_none() && self.known_vdis().iter().all(|e| e.host == self.slot());
+        if !alone || self.0.registry.borrow().slots.iter().any(|s| s.damaged) {
+            // Blocks of this shard may be named by a VDI that another has by now.
             return false;
         }
         for entry in self.vdis() {

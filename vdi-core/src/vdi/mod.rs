@@ -271,6 +271,16 @@ impl Vdi {
     pub fn oldest_segment(&self) -> Option<SegmentSeq> {
         self.0.oldest.borrow().first().map(|(_, s)| *s)
     }
+    /// Whether the record says everything there is.
+    #[must_use]
+    pub fn is_settled(&self) -> bool {
+        let i = &self.0;
+        let applied = i.record.get().applied.seq == i.seq.get();
+        applied
+            && i.oldest.borrow().is_empty()
+            && i.overlay.borrow().is_empty()
+            && i.events.borrow().is_empty()
+    }
     /// The byte range of a request, checked against the size.
     fn check_range(&self, sector: u64, bytes: u64) -> Result<u64> {
         let start = sector.checked_mul(SECTOR_BYTES);

@@ -284,8 +284,10 @@ impl Overlay {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::sabotage::property::finds;
     use crate::units::BlockAddr;
     use proptest::prelude::*;
+    use proptest::test_runner::TestCaseResult;
     use std::rc::Rc;
 
     fn placed(tag: u64, blocks: u64) -> Content {
@@ -317,59 +319,111 @@ mod tests {
         ]
     }
 
+    fn steps() -> impl Strategy<Value = Vec<Step>> {
+        proptest::collection::vec(step(), 1..60)
+    }
+
     proptest! {
         #[test]
-        fn lookup_shows_the_newest_write_and_a_batch_is_exactly_what_was_there_at_its_cut(
-            steps in proptest::collection::vec(step(), 1..60)
-        ) {
-            let mut overlay = Overlay::default();
-            // Model: newest value per block; the tree; and per cut the values per epoch.
-            let mut newest: BTreeMap<u64, Option<u64>> = BTreeMap::new();
-            let mut tree: BTreeMap<u64, Option<u64>> = BTreeMap::new();
-            let mut at_cut: BTreeMap<u64, Option<u64>> = BTreeMap::new();
-            let (mut epoch, mut batch, mut tag) = (Epoch(1), 1u64, 0u64);
-            for s in steps {
-                match s {
-                    Step::Write(a, n) => {
-                        tag += 1;
-                        overlay.insert(a, n, epoch, batch, &placed(tag, n));
-                        for i in 0..n { newest.insert(a + i, Some((tag << 20) + i)); }
+        fn lookup_shows_the_newest_write_and_a_batch_is_exactly_what_was_there_at_its_cut(steps in steps()) {
+            live(steps)?;
+        }
+    }
+
+    #[test]
+    fn seeded_bugs_of_the_overlay_are_found() {
+        for bug in [Bug::DropOverlayVersion, Bug::ForgetNewerVersion] {
+            assert!(finds(bug, &steps(), live), "{bug:?} hides");
+        }
+    }
+
+    fn live(steps: Vec<Step>) -> TestCaseResult {
+        let mut overlay = Overlay::default();
+        // Model: newest value per block; the tree; what was there at the last cut; and what each epoch
+        // that a snapshot ended held, until the tree has it.
+        let mut newest: BTreeMap<u64, Option<u64>> = BTreeMap::new();
+        let mut tree: BTreeMap<u64, Option<u64>> = BTreeMap::new();
+        let mut at_cut: BTreeMap<u64, Option<u64>> = BTreeMap::new();
+        let mut at_end: BTreeMap<Epoch, BTreeMap<u64, Option<u64>>> = BTreeMap::new();
+        let mut cut_epoch = Epoch(0);
+        let (mut epoch, mut batch, mut tag) = (Epoch(1), 1u64, 0u64);
+        for s in steps {
+            match s {
+                Step::Write(a, n) => {
+                    tag += 1;
+                    overlay.insert(a, n, epoch, batch, &placed(tag, n));
+                    for i in 0..n {
+                        newest.insert(a + i, Some((tag << 20) + i));
                     }
-                    Step::Zero(a, n) => {
-                        overlay.insert(a, n, epoch, batch, &Content::Zero);
-                        for i in 0..n { newest.insert(a + i, None); }
+                }
+                Step::Zero(a, n) => {
+                    overlay.insert(a, n, epoch, batch, &Content::Zero);
+                    for i in 0..n {
+                        newest.insert(a + i, None);
                     }
-                    Step::Snapshot => epoch = epoch.next(),
-                    Step::Cut => { batch += 1; at_cut = newest.clone(); }
-                    Step::Checkpoint => {
-                        let mut taken = Batch::default();
-                        let mut from = Some(0);
-                        while let Some(at) = from { from = overlay.take_batch(batch - 1, at, 3, &mut taken); }
-                        for (_, changes) in taken.epochs {
-                            for (a, n, c) in changes {
-                                for i in 0..n { tree.insert(a + i, addr_of(&c.skip(i))); }
+                }
+                Step::Snapshot => {
+                    at_end.insert(epoch, newest.clone());
+                    epoch = epoch.next();
+                }
+                Step::Cut => {
+                    batch += 1;
+                    at_cut = newest.clone();
+                    cut_epoch = epoch;
+                }
+                Step::Checkpoint => {
+                    let mut taken = Batch::default();
+                    let mut from = Some(0);
+                    while let Some(at) = from {
+                        from = overlay.take_batch(batch - 1, at, 3, &mut taken);
+                    }
+                    let mut ends = at_end.clone();
+                    for (of, changes) in taken.epochs {
+                        // Epochs without changes ended as the one before.
+                        let later = ends.split_off(&of);
+                        for held in std::mem::replace(&mut ends, later).values() {
+                            for (b, v) in held {
+                                prop_assert_eq!(tree.get(b), Some(v));
                             }
                         }
-                        for (b, v) in &at_cut { prop_assert_eq!(tree.get(b), Some(v)); }
-                        let mut from = Some(0);
-                        while let Some(at) = from { from = overlay.forget(batch - 1, at, 3); }
+                        for (a, n, c) in changes {
+                            for i in 0..n {
+                                tree.insert(a + i, addr_of(&c.skip(i)));
+                            }
+                        }
+                    }
+                    // Of epochs that ended before the cut the tree now has been everything they held.
+                    ends.split_off(&cut_epoch);
+                    for held in ends.values() {
+                        for (b, v) in held {
+                            prop_assert_eq!(tree.get(b), Some(v));
+                        }
+                    }
+                    at_end.retain(|of, _| *of >= cut_epoch);
+                    for (b, v) in &at_cut {
+                        prop_assert_eq!(tree.get(b), Some(v));
+                    }
+                    let mut from = Some(0);
+                    while let Some(at) = from {
+                        from = overlay.forget(batch - 1, at, 3);
                     }
                 }
-                let mut next = 0;
-                for p in overlay.lookup(0..64) {
-                    prop_assert_eq!(p.at, next);
-                    next += p.blocks;
-                    for i in 0..p.blocks {
-                        let got = match &p.content {
-                            Some(c) => addr_of(&c.skip(i)),
-                            None => tree.get(&(p.at + i)).copied().flatten(),
-                        };
-                        prop_assert_eq!(got, newest.get(&(p.at + i)).copied().flatten());
-                    }
-                }
-                prop_assert_eq!(next, 64);
-                prop_assert_eq!(overlay.len(), overlay.map.values().map(|e| e.versions.len()).sum::<usize>());
             }
+            let mut next = 0;
+            for p in overlay.lookup(0..64) {
+                prop_assert_eq!(p.at, next);
+                next += p.blocks;
+                for i in 0..p.blocks {
+                    let got = match &p.content {
+                        Some(c) => addr_of(&c.skip(i)),
+                        None => tree.get(&(p.at + i)).copied().flatten(),
+                    };
+                    prop_assert_eq!(got, newest.get(&(p.at + i)).copied().flatten());
+                }
+            }
+            prop_assert_eq!(next, 64);
+            prop_assert_eq!(overlay.len(), overlay.map.values().map(|e| e.versions.len()).sum::<usize>());
         }
+        Ok(())
     }
 }

@@ -19,9 +19,9 @@ impl Vdi {
     /// A gap in the VDI's own sequence, or a lease epoch that moved on: the caller holds the VDI.
     pub fn replay(&self, record: &Record, segment: &Rc<Segment>, first_block: u32) -> Result<()> {
         let inner = &self.0;
-        inner.logged.borrow_mut().note(record.origin);
         let again = seeded_bug(Bug::ReplaysApplied) && record.seq < inner.seq.get();
         if record.seq <= inner.seq.get() && !again {
+            inner.logged.borrow_mut().note(record.origin);
             return Ok(());
         }
         if !again {
@@ -66,6 +66,8 @@ impl Vdi {
                 self.replay_event(record.seq, What::Removed { epoch: *snapshot }, false, segment);
             }
         }
+        // Only now: the request of a record that could not be taken is not done.
+        inner.logged.borrow_mut().note(record.origin);
         Ok(())
     }
     /// A record follows the one before, or the log is not whole.

@@ -77,6 +77,8 @@ impl Vdi {
         self.0.size_bytes.set(record.size_bytes);
         self.0.epoch.set(record.epoch);
         self.0.changed.set(true);
+        // What was logged before is not in this state: a request offered again must be executed.
+        self.0.logged.take();
         Ok(())
     }
     /// Write `record` as the next generation, durably, and go over to it.

@@ -74,6 +74,9 @@ impl Vdi {
     pub(super) async fn wait_for_space(&self, tries: &mut u32) -> Result<()> {
         // The second checkpoint is the first to find the blocks that the one before it freed.
         const TRIES: u32 = 3;
+        if self.0.shared.store.ask_for_room().await {
+            return Ok(());
+        }
         *tries += 1;
         if *tries > TRIES {
             return Err(self.0.shared.store.no_space());

@@ -6,7 +6,8 @@ use clap::Parser;
 use vhost_parallax::config::{Place, Typed};
 use vhost_parallax::daemon;
 
-/// Aligned blocks come and go with every request: four times as fast here as from the C library.
+/// Aligned blocks come and go with every request; the C library's allocator took a quarter of the daemon's CPU time
+/// under random writes.
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 

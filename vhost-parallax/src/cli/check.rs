@@ -6,12 +6,13 @@ use clap::{Args, ValueEnum};
 use serde_json::{Value, json};
 use vdi_core::check::{CheckOptions, Report, Severity, check, repair_leaks};
 use vdi_core::device::DeviceHandle;
+use vdi_core::limits::SHARDS_MAX;
 use vdi_core::units::BLOCK_BYTES;
 
 use super::store::{Local, superblock};
 use super::{Session, table};
 use crate::control::api::error::Result;
-use crate::control::api::log_path::default_log_path;
+use crate::control::api::log_path::{default_log_path, shard_log_path};
 use crate::control::api::size::human;
 
 /// Check a store, and repair leaks
@@ -24,7 +25,7 @@ pub struct Check {
     /// The file or block device
     #[arg(value_name = "STORE")]
     store: String,
-    /// A log of the store; may be given several times [default: the log in its default place, if there]
+    /// A log of the store; may be given several times [default: those in their default place]
     #[arg(long, value_name = "PATH")]
     log: Vec<String>,
     /// Read every data block too and compare it with its checksum
@@ -69,7 +70,7 @@ impl Check {
         Ok(report.exit_code())
     }
 
-    /// The logs named, else the one in its default place.
+    /// The logs named, else those in their default place.
     fn log_paths(&self, local: &Local, store: &DeviceHandle) -> Result<Vec<String>> {
         if !self.log.is_empty() {
             return Ok(self.log.clone());
@@ -77,8 +78,9 @@ impl Check {
         let Some(sb) = superblock(local, store)? else { return Ok(Vec::new()) };
         let is_root = rustix::process::geteuid().is_root();
         let path = default_log_path(&sb.uuid.to_string(), |key| std::env::var_os(key), is_root);
-        let there = path.ok().filter(|path| path.exists());
-        Ok(there.into_iter().map(PathBuf::into_os_string).filter_map(|p| p.into_string().ok()).collect())
+        let paths = path.iter().flat_map(|first| (0..SHARDS_MAX).map(|shard| shard_log_path(first, shard)));
+        let there = paths.filter(|path| path.exists());
+        Ok(there.map(PathBuf::into_os_string).filter_map(|p| p.into_string().ok()).collect())
     }
 }
 

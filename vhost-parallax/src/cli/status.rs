@@ -6,7 +6,7 @@ use super::{Session, table, time};
 use crate::control::api::Status;
 use crate::control::api::error::Result;
 use crate::control::api::size::human;
-use crate::control::api::status::StoreStatus;
+use crate::control::api::status::{LogStatus, StoreStatus};
 
 /// Show the daemon, its store, its log and its cache
 #[derive(Args)]
@@ -21,8 +21,29 @@ impl ShowStatus {
     }
 }
 
+fn of_log(log: &LogStatus) -> [(&'static str, String); 4] {
+    let not_trimmed = format!(
+        "{}: {} not trimmed ({}), incarnation {}",
+        human(log.size_bytes),
+        human(log.used_bytes),
+        percent(log.used_bytes, log.size_bytes),
+        log.incarnation
+    );
+    let written = format!(
+        "{}, {} written",
+        table::count(log.checkpoints, "checkpoint"),
+        table::count(log.segments_written, "segment")
+    );
+    [
+        ("log", format!("{} ({})", log.path, log.uuid)),
+        ("", not_trimmed),
+        ("", written),
+        ("", log.io_mode.clone()),
+    ]
+}
+
 fn text(status: &Status) -> String {
-    let Status { daemon, store, log, cache, vdis } = status;
+    let Status { daemon, store, log, other_logs, cache, vdis } = status;
     let shards = table::count(daemon.shards.into(), "shard");
     let up = time::span(daemon.uptime_s);
     let lookups = cache.hits.saturating_add(cache.misses);
@@ -41,26 +62,9 @@ fn text(status: &Status) -> String {
         ),
         ("", reclaimable(store)),
         ("", store.io_mode.clone()),
-        ("log", format!("{} ({})", log.path, log.uuid)),
-        (
-            "",
-            format!(
-                "{}: {} not trimmed ({}), incarnation {}",
-                human(log.size_bytes),
-                human(log.used_bytes),
-                percent(log.used_bytes, log.size_bytes),
-                log.incarnation
-            ),
-        ),
-        (
-            "",
-            format!(
-                "{}, {} written",
-                table::count(log.checkpoints, "checkpoint"),
-                table::count(log.segments_written, "segment")
-            ),
-        ),
-        ("", log.io_mode.clone()),
+    ];
+    rows.extend(std::iter::once(log).chain(other_logs).flat_map(of_log));
+    rows.extend([
         (
             "cache",
             format!(
@@ -80,7 +84,7 @@ fn text(status: &Status) -> String {
                 vdis.connected
             ),
         ),
-    ];
+    ]);
     if vdis.held > 0 {
         rows.push(("", format!("{} held: 'parallax ls' says why", vdis.held)));
     }

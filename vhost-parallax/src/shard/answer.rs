@@ -1,20 +1,15 @@
 //! What the engine says, in the words of the control socket.
 
-use std::collections::BTreeMap;
-
 use vdi_core::engine;
-use vdi_core::units::{BLOCK_BYTES, VdiId};
+use vdi_core::units::BLOCK_BYTES;
 use vdi_core::vdi::SnapshotInfo as EngineSnapshot;
 
 use super::World;
-use crate::control::api::status::{CacheStatus, DaemonStatus, LogStatus, StoreStatus, VdiCounts};
-use crate::control::api::{Origin, SnapshotInfo, Status, Tree, TreeNode, VdiInfo};
+use super::front::Part;
+use crate::control::api::status::{CacheStatus, LogStatus, VdiCounts};
+use crate::control::api::{Origin, SnapshotInfo, Tree, TreeNode, VdiInfo};
 
 const NS_PER_MS: u64 = 1_000_000;
-const NS_PER_S: u64 = 1_000_000_000;
-
-/// Names by identity, to say where clones come from.
-pub(super) struct Names(BTreeMap<VdiId, String>);
 
 pub(super) fn snapshot(s: &EngineSnapshot) -> SnapshotInfo {
     SnapshotInfo {
@@ -27,11 +22,7 @@ pub(super) fn snapshot(s: &EngineSnapshot) -> SnapshotInfo {
 }
 
 impl World {
-    /// The names of all VDIs.
-    pub(super) fn names(&self) -> Names {
-        Names(self.engine.store().vdis().into_iter().map(|e| (e.id, e.name)).collect())
-    }
-    pub(super) fn vdi_info(&self, vdi: &engine::VdiInfo, names: &Names) -> VdiInfo {
+    pub(super) fn vdi_info(&self, vdi: &engine::VdiInfo) -> VdiInfo {
         VdiInfo {
             name: vdi.name.clone(),
             id: vdi.id.to_string(),
@@ -40,7 +31,7 @@ impl World {
             mapped_bytes: vdi.mapped_bytes,
             epoch: vdi.epoch.0,
             snapshots: vdi.snapshots as u64,
-            origin: origin(vdi, names),
+            origin: origin(vdi),
             attached: self.disk(&vdi.name).map(|d| d.info()),
             held: self.trouble(vdi),
         }
@@ -50,40 +41,25 @@ impl World {
         let broken = || self.disk(&vdi.name)?.device.broken().map(|e| e.message().to_owned());
         vdi.held.clone().or_else(broken)
     }
-    pub(super) fn tree(&self, nodes: &[engine::TreeVdi]) -> Tree {
-        let names = self.names();
+    pub(super) async fn tree(&self) -> crate::control::api::error::Result<Tree> {
         let node = |n: &engine::TreeVdi| TreeNode {
             name: n.vdi.name.clone(),
             id: n.vdi.id.to_string(),
             size_bytes: n.vdi.size_bytes,
             attached: self.disk(&n.vdi.name).is_some(),
-            origin: origin(&n.vdi, &names),
+            origin: origin(&n.vdi),
             snapshots: n.snapshots.iter().map(snapshot).collect(),
         };
-        Tree { nodes: nodes.iter().map(node).collect() }
+        Ok(Tree { nodes: self.engine.tree().await?.iter().map(node).collect() })
     }
-    pub(super) async fn status(&self) -> vdi_core::Result<Status> {
-        let reclaimable = self.engine.reclaimable();
+    /// What this shard adds to `status`.
+    pub(super) async fn part_of_status(&self) -> vdi_core::Result<Part> {
         let s = self.engine.status();
         let vdis = self.engine.list().await?;
         let disks = self.disks.borrow();
-        Ok(Status {
-            daemon: DaemonStatus {
-                version: env!("CARGO_PKG_VERSION").to_owned(),
-                pid: std::process::id(),
-                uptime_s: (self.clock.now_ns() - self.started_ns) / NS_PER_S,
-                shards: 1,
-            },
-            store: StoreStatus {
-                url: self.options.store_url.clone(),
-                uuid: s.store.to_string(),
-                size_bytes: s.space.total_bytes,
-                used_bytes: s.space.data_bytes + s.space.metadata_bytes,
-                free_bytes: s.space.free_bytes,
-                reclaimable_bytes: reclaimable.map(|r| r.bytes),
-                reclaimable_unix_ms: reclaimable.map(|r| r.wall_ns / NS_PER_MS),
-                io_mode: s.store_device.1,
-            },
+        Ok(Part {
+            used_bytes: s.space.data_bytes + s.space.metadata_bytes,
+            free_bytes: s.space.free_bytes,
             log: LogStatus {
                 path: self.options.log_path.clone(),
                 uuid: s.log.to_string(),
@@ -111,7 +87,8 @@ impl World {
     }
 }
 
-fn origin(vdi: &engine::VdiInfo, names: &Names) -> Option<Origin> {
+/// Where a clone comes from; what that is called the home shard knows.
+fn origin(vdi: &engine::VdiInfo) -> Option<Origin> {
     let (id, epoch) = vdi.parent?;
-    Some(Origin { id: id.to_string(), vdi: names.0.get(&id).cloned(), epoch: epoch.0 })
+    Some(Origin { id: id.to_string(), vdi: None, epoch: epoch.0 })
 }

@@ -1,14 +1,18 @@
 //! The loop itself: turns, polling, sleeping, and the end.
 
+use std::cell::RefCell;
 use std::os::fd::{AsRawFd, RawFd};
 use std::rc::Rc;
+use std::sync::Arc;
 
 use vdi_core::{Error, Result};
 
 use super::attached_file::Attachment;
+use super::front::Front;
+use super::place::{Here, Inbox};
 use super::polling::Polling;
 use super::serve::Rings;
-use super::{LAST_CHECKPOINT_NS, LAST_REQUESTS_NS, Stop, World, command};
+use super::{LAST_CHECKPOINT_NS, LAST_REQUESTS_NS, Stop, World};
 use crate::control::api::command::CommandReceiver;
 use crate::vhost::DataPort;
 
@@ -22,12 +26,19 @@ const EVENTS_MAX: usize = 64;
 /// A sleep without a timer ends at the latest after this, ms: belt and braces, not needed by anything.
 const SLEEP_MS_MAX: u64 = 3_600_000;
 
+/// What only the home shard is told: commands, and when to end.
+pub(super) struct Orders {
+    pub(super) front: Rc<Front>,
+    pub(super) commands: CommandReceiver,
+    pub(super) stop: Stop,
+}
+
 /// The loop and what it owns.
 pub struct Shard {
     world: Rc<World>,
     port: DataPort,
-    commands: CommandReceiver,
-    stop: Stop,
+    inbox: Arc<Inbox>,
+    orders: Option<Orders>,
     epoll: RawFd,
     rings: Rings,
     polling: Polling,
@@ -43,8 +54,8 @@ impl Shard {
     pub(super) fn new(
         world: Rc<World>,
         port: DataPort,
-        commands: CommandReceiver,
-        stop: Stop,
+        inbox: Arc<Inbox>,
+        orders: Option<Orders>,
     ) -> Result<Shard> {
         let epoll = epoll::create(true).map_err(|e| failed("epoll", &e))?;
         let watch = |fd: RawFd, token: u64| {
@@ -58,19 +69,32 @@ impl Shard {
         }
         let rings = Rings::new(Rc::clone(&world), epoll);
         let polling = Polling::default();
-        Ok(Shard { world, port, commands, stop, epoll, rings, polling, turns: 0, ending: false })
+        Ok(Shard { world, port, inbox, orders, epoll, rings, polling, turns: 0, ending: false })
     }
     /// Serve again what was attached before, and what the configuration wants attached. What cannot be is
     /// reported and left out; it stays in `attached.json`.
     pub fn restore(&mut self, wanted: Vec<Attachment>) {
-        let world = Rc::clone(&self.world);
-        let done = Rc::new(std::cell::Cell::new(false));
-        let seen = Rc::clone(&done);
+        let Some(front) = self.orders.as_ref().map(|o| Rc::clone(&o.front)) else { return };
+        self.run_one(front.restore(wanted));
+    }
+    /// Run until `work` has ended, and everything else meanwhile.
+    pub fn run_one<T: 'static>(&mut self, work: impl Future<Output = T> + 'static) -> T {
+        let done = Rc::new(RefCell::new(None));
+        let slot = Rc::clone(&done);
         self.world.executor.spawn(async move {
-            world.restore(wanted).await;
-            seen.set(true);
+            let value = work.await;
+            *slot.borrow_mut() = Some(value);
         });
-        while !done.get() {
+        loop {
+            self.round();
+            if let Some(value) = done.borrow_mut().take() {
+                return value;
+            }
+        }
+    }
+    /// Run while `busy` says so; whoever changes that wakes this thread.
+    pub fn run_while(&mut self, mut busy: impl FnMut() -> bool) {
+        while busy() {
             self.round();
         }
     }
@@ -82,9 +106,11 @@ impl Shard {
     }
     /// One turn, and a sleep when it found nothing.
     fn round(&mut self) {
-        if self.stop.is_asked() && !std::mem::replace(&mut self.ending, true) {
-            let world = Rc::clone(&self.world);
-            self.world.executor.spawn(async move { world.end().await });
+        if let Some(orders) = self.orders.as_ref().filter(|o| o.stop.is_asked())
+            && !std::mem::replace(&mut self.ending, true)
+        {
+            let front = Rc::clone(&orders.front);
+            self.world.executor.spawn(async move { front.end().await });
         }
         if self.turn() {
             self.polling.busy();
@@ -141,24 +167,35 @@ impl Shard {
         while let Some(message) = self.port.take() {
             self.rings.act(message);
         }
-        while let Some(command) = self.commands.next() {
-            self.world.executor.spawn(command::run(Rc::clone(&self.world), command));
+        let here = Here(Rc::clone(&self.world));
+        while let Some(job) = self.inbox.take() {
+            job(&here);
+        }
+        let Some(Orders { front, commands, .. }) = &mut self.orders else { return };
+        while let Some(command) = commands.next() {
+            self.world.executor.spawn(Rc::clone(front).run(command));
         }
     }
 }
 
 impl Drop for Shard {
     fn drop(&mut self) {
+        self.inbox.close();
         let _ = epoll::close(self.epoll);
     }
 }
 
 impl World {
-    /// The end: bring the log to the store while guests go on, then let them go. The next daemon finds the
-    /// same attachments, and replays whatever did not fit into the time.
-    async fn end(self: Rc<World>) {
+    /// The end of a shard that others do not need.
+    pub(super) async fn end(&self) {
+        self.finish().await;
+        self.over.set(true);
+    }
+    /// Bring the log to the store while guests go on, then let them go. The next daemon finds the same attachments,
+    /// and replays whatever did not fit into the time.
+    pub(super) async fn finish(&self) {
         tracing::info!("stopping: checkpoint");
-        match within(&self, LAST_CHECKPOINT_NS, self.engine.checkpoint()).await {
+        match within(self, LAST_CHECKPOINT_NS, self.engine.checkpoint()).await {
             Some(Ok(())) => {}
             Some(Err(e)) => tracing::warn!(error = %e, hint = e.hint(), "the last checkpoint failed"),
             None => tracing::warn!("the last checkpoint took too long; the next start replays the log"),
@@ -174,12 +211,11 @@ impl World {
                 disk.wait_until_gone().await;
             }
         };
-        if within(&self, LAST_REQUESTS_NS, all_gone).await.is_none() {
+        if within(self, LAST_REQUESTS_NS, all_gone).await.is_none() {
             tracing::warn!("requests are still in flight; the next daemon takes them up");
-        } else if let Some(Err(e)) = within(&self, LAST_REQUESTS_NS, self.engine.close()).await {
+        } else if let Some(Err(e)) = within(self, LAST_REQUESTS_NS, self.engine.close()).await {
             tracing::warn!(error = %e, hint = e.hint(), "closing the store failed");
         }
-        self.over.set(true);
     }
 }
 

@@ -1,6 +1,7 @@
-//! The data thread: an epoll loop around one engine. It serves the rings of the attached disks, executes
-//! the commands of the control socket, and drives the engine's tasks; kicks, completions and timers all
-//! arrive here, and nothing here ever blocks but `epoll_wait`.
+//! A data thread: an epoll loop around one engine. It serves the rings of the attached disks, does what other shards
+//! and the control socket ask, and drives the engine's tasks; kicks, completions and timers all arrive here, and
+//! nothing here ever blocks but `epoll_wait`. There may be several; the first is the home shard, whose `front`
+//! takes the commands of the control socket.
 //!
 //! One turn of the loop: take requests from the rings that have some (each becomes a task), deliver what
 //! the devices have done, run every task that can go on, let the log send what it has collected, put what
@@ -9,8 +10,7 @@
 //!
 //! Invariants:
 //! - a ring is given up only when none of its requests is in flight;
-//! - requests in flight are bounded by the rings' sizes, commands by the control socket's connections;
-//! - what is attached is on disk (`attached.json`) before anyone hears that it is.
+//! - requests in flight are bounded by the rings' sizes, commands by the control socket's connections.
 
 mod answer;
 mod attach;
@@ -19,6 +19,8 @@ mod command;
 pub mod devices;
 mod event_loop;
 mod execute;
+mod front;
+mod place;
 mod polling;
 mod reorder;
 mod serve;
@@ -31,16 +33,19 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use vdi_core::clock::Clock;
 use vdi_core::engine::Engine;
-use vdi_core::executor::{Executor, Signal, TaskLock};
+use vdi_core::executor::{Executor, Signal};
 use vdi_core::vdi::Vdi;
 
-use crate::control::api::command::{CommandReceiver, CommandSender};
+use crate::control::api::command::CommandSender;
 use crate::control::api::run_dir::RunDir;
-use crate::vhost::{DataLink, DeviceId, DeviceState, Endpoint, Event, SocketAccess, data_link};
+use crate::vhost::{DataLink, DataPort, DeviceId, DeviceState, Endpoint, Event, SocketAccess};
 use attached_file::{Attachment, Keeper};
+use front::Front;
+use place::Inbox;
 use serve::Finished;
 
 pub use event_loop::Shard;
+pub use place::{Place, places};
 
 /// Disks attached at once at most: each has a socket and a thread.
 pub const ATTACHED_MAX: usize = 512;
@@ -50,6 +55,7 @@ const LAST_CHECKPOINT_NS: u64 = 10_000_000_000;
 const LAST_REQUESTS_NS: u64 = 5_000_000_000;
 
 /// What a shard is told at its start.
+#[derive(Clone)]
 pub struct ShardOptions {
     /// Where the sockets go.
     pub run_dir: RunDir,
@@ -90,15 +96,10 @@ struct World {
     engine: Engine,
     options: ShardOptions,
     link: DataLink,
-    keeper: Keeper,
     disks: RefCell<BTreeMap<DeviceId, Rc<Disk>>>,
-    /// Attached before and not servable now; a later daemon tries again.
-    missing: RefCell<Vec<Attachment>>,
     next_id: Cell<u64>,
     /// Ended requests on their way to the used rings.
     finished: RefCell<Vec<Finished>>,
-    /// Held by whoever attaches, detaches, deletes or rolls back.
-    lifecycle: TaskLock,
     started_ns: u64,
     /// Everything is given up: the loop may end.
     over: Cell<bool>,
@@ -131,40 +132,65 @@ pub struct Ends {
     pub stop: Stop,
 }
 
-/// A shard around `engine`, and the ends for other threads. Nothing runs before [`Shard::run`].
+/// A shard around `engine`. Nothing runs before [`Shard::run`].
 ///
 /// # Errors
 /// Where the process has no descriptors left.
 pub fn shard(
+    place: Place,
+    engine: Engine,
+    executor: Executor,
+    clock: Rc<dyn Clock>,
+    options: ShardOptions,
+) -> vdi_core::Result<Shard> {
+    let (world, port, inbox) = world(place, engine, executor, clock, options);
+    Shard::new(world, port, inbox, None)
+}
+
+/// As [`shard`] for the home shard, with the ends for other threads.
+///
+/// # Errors
+/// Where the process has no descriptors or threads left.
+pub fn home_shard(
+    place: Place,
     engine: Engine,
     executor: Executor,
     clock: Rc<dyn Clock>,
     options: ShardOptions,
 ) -> vdi_core::Result<(Shard, Ends)> {
-    let (link, port) = data_link()?;
-    let wake = link.waker();
-    let (commands, receiver): (_, CommandReceiver) = {
+    let (wake, worlds) = (place.link.waker(), place.worlds.clone());
+    let (commands, receiver) = {
         let wake = wake.clone();
         crate::control::api::command::channel(move || wake.ring())
     };
     let stop = Stop { asked: Arc::default(), wake: wake.clone() };
     let keeper = Keeper::start(options.run_dir.attached_json(), wake)?;
+    let (world, port, inbox) = world(place, engine, executor, clock, options);
+    let front = Rc::new(Front::new(Rc::clone(&world), worlds, keeper));
+    let orders = event_loop::Orders { front, commands: receiver, stop: stop.clone() };
+    let shard = Shard::new(world, port, inbox, Some(orders))?;
+    Ok((shard, Ends { commands, stop }))
+}
+
+fn world(
+    place: Place,
+    engine: Engine,
+    executor: Executor,
+    clock: Rc<dyn Clock>,
+    options: ShardOptions,
+) -> (Rc<World>, DataPort, Arc<Inbox>) {
     let started_ns = clock.now_ns();
     let world = Rc::new(World {
         executor,
         clock,
         engine,
         options,
-        link,
-        keeper,
+        link: place.link,
         disks: RefCell::default(),
-        missing: RefCell::default(),
         next_id: Cell::new(1),
         finished: RefCell::default(),
-        lifecycle: TaskLock::default(),
         started_ns,
         over: Cell::new(false),
     });
-    let shard = Shard::new(world, port, receiver, stop.clone())?;
-    Ok((shard, Ends { commands, stop }))
+    (world, place.port, place.inbox)
 }

@@ -161,7 +161,9 @@ impl InflightArea {
         self.map.size() >= at + TRAILER_BYTES && self.read::<u64>(at) == TRAILER_MAGIC
     }
     fn names(&self) -> Option<u64> {
-        self.is_ours().then(|| self.read::<u64>(self.trailer_at() + NAMES_WITHIN))
+        let names = self.is_ours().then(|| self.read::<u64>(self.trailer_at() + NAMES_WITHIN));
+        // A daemon that gave no names made it: without a number of its own, they would be another area's too.
+        names.filter(|n| *n != 0)
     }
     /// Remember the write-cache mode, if there is room.
     pub fn set_write_back(&self, write_back: bool) {
@@ -244,6 +246,12 @@ impl InflightQueue {
         let version: u16 = self.area.read(self.base + VERSION_AT);
         let states: u16 = self.area.read(self.base + STATES_AT);
         if version == 0 {
+            // A front end need not have handed over zeros.
+            for head in 0..self.len() {
+                let at = self.state_at(head);
+                self.area.write(at, 0u8);
+                self.area.write(at + COUNTER_WITHIN, 0u64);
+            }
             self.area.write(self.base + STATES_AT, self.len());
             self.area.write(self.base + USED_INDEX_AT, used_index);
             self.area.write(self.base + VERSION_AT, VERSION);
@@ -412,6 +420,15 @@ mod tests {
         area.queue(0).unwrap().recover(0).unwrap();
         area.write(LAST_BATCH_HEAD_AT, 8u16);
         assert!(area.queue(0).unwrap().recover(1).is_err());
+    }
+
+    #[test]
+    fn a_fresh_area_that_holds_anything_is_made_empty() {
+        let area = InflightArea::create(1, 8).unwrap();
+        area.write(HEADER_BYTES + STATE_BYTES * 3, 192u8);
+        area.write(HEADER_BYTES + STATE_BYTES * 5, 1u8);
+        assert_eq!(area.queue(0).unwrap().recover(0).unwrap(), None);
+        assert_eq!(heads(reopened(&area).queue(0).unwrap().recover(0).unwrap()), [0; 0]);
     }
 
     #[test]

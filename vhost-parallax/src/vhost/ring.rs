@@ -127,6 +127,9 @@ impl Ring {
             ring.recover(area, used)?;
         }
         ring.inflight = inflight;
+        // What was completed before may never have been told: an earlier daemon died in between, or the front end had
+        // taken its end of the call away already.
+        ring.ring_guest();
         Ok(ring)
     }
     fn recover(&mut self, area: &mut InflightQueue, used: u16) -> Result<()> {

@@ -197,3 +197,35 @@ proptest! {
         prop_assert_eq!(&report.findings, &[], "{:?}", report);
     }
 }
+
+#[test]
+fn damaged_data_that_only_the_log_has_are_found_and_the_disk_is_named() {
+    let world = World { store: Media::default(), log: Media::default() };
+    let seed = Rc::new(RefCell::new(1));
+    let (store, _) = world.devices();
+    let (poll, executor) = (store.clone(), Executor::new());
+    let env = env(&executor, &seed);
+    let format = async move { Engine::format(env, store, FormatOptions::default()).await.unwrap() };
+    crate::executor::block_on(&executor, format, move || poll.poll());
+    run(&world, &seed, None, |engine| async move {
+        engine.create("a", DISK).await.unwrap();
+        let bufs: GuestBufs = HostMemory::copy_of(&[0x77; 8192]).into();
+        let vdi = engine.open_vdi("a").await.unwrap();
+        vdi.write(80, &bufs, Ack::WriteThrough).await.unwrap();
+        // A later segment says that this one is durable: only then is its damage no torn tail.
+        vdi.write(0, &bufs.range(0..512), Ack::WriteThrough).await.unwrap();
+    });
+    assert_eq!(worst(&world.check()), None);
+    let at = world.log.written_blocks().into_iter().filter(|block| {
+        let mut bytes = [0; 4096];
+        world.log.read(block * 4096, &mut bytes);
+        bytes == [0x77; 4096]
+    });
+    let second = at.max().unwrap();
+    world.log.write(second * 4096 + 100, &[0x78]);
+    let report = world.check();
+    assert!(report.is_corrupt(), "{report:?}");
+    let hurt: Vec<(String, u64)> =
+        report.findings.iter().flat_map(|f| &f.hurt).map(|h| (h.vdi.clone(), h.first.0)).collect();
+    assert_eq!(hurt, [(String::from("a"), 11)]);
+}

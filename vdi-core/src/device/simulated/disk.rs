@@ -1,9 +1,11 @@
 //! What happens inside: transfers and their faults, completions, what a crash leaves.
 
 use std::collections::BTreeMap;
+use std::rc::Rc;
 
 use super::super::memory::Media;
 use super::super::{DeviceInfo, Op, OpKind};
+use super::exposure::{Exposure, Watcher};
 use super::{CrashPoint, Fault, FaultCounts, Faults, Random};
 use crate::buffer::{AlignedBuf, IoBuf, IoBufs, crc32c};
 use crate::clock::{Clock, ManualClock};
@@ -19,12 +21,18 @@ pub(super) struct InFlight {
     pub(super) completed_before: u64,
     /// Its place in the order of submission.
     pub(super) nth: u64,
+    /// The bytes of a write, when somebody watches.
+    pub(super) exposed: Option<Rc<PendingWrite>>,
 }
 
-pub(super) struct Unflushed {
+/// A write that a flush has not covered.
+#[derive(Debug)]
+pub struct PendingWrite {
     pub(super) number: u64,
-    pub(super) offset_bytes: u64,
-    pub(super) bytes: AlignedBuf,
+    /// Where, bytes from the start of the disk.
+    pub offset_bytes: u64,
+    /// What.
+    pub bytes: AlignedBuf,
 }
 
 pub(super) struct Disk {
@@ -39,7 +47,7 @@ pub(super) struct Disk {
     /// What reads see.
     pub(super) visible: Media,
     /// Completed and not covered by a flush, oldest first.
-    pub(super) unflushed: Vec<Unflushed>,
+    pub(super) unflushed: Vec<Rc<PendingWrite>>,
     pub(super) writes_completed: u64,
     pub(super) submitted: u64,
     /// By time of completion, ties broken by dice.
@@ -47,6 +55,7 @@ pub(super) struct Disk {
     /// Number of the opening that is alive.
     pub(super) life: u64,
     pub(super) trace: u64,
+    pub(super) watcher: Option<Watcher>,
 }
 
 impl Disk {
@@ -84,8 +93,16 @@ impl Disk {
         let completed_before = self.writes_completed;
         let nth = self.submitted;
         self.submitted += 1;
-        let previous = self.in_flight.insert((due_ns, tie), InFlight { op, token, completed_before, nth });
+        let watched =
+            self.watcher.is_some() && op.kind == OpKind::Write && self.info.check(&op, true).is_ok();
+        let exposed = watched.then(|| Rc::new(pending(&op)));
+        let request = InFlight { op, token, completed_before, nth, exposed };
+        let changes = request.op.kind != OpKind::Read;
+        let previous = self.in_flight.insert((due_ns, tie), request);
         assert!(previous.is_none(), "64 random bits are unique");
+        if changes {
+            self.tell_watcher();
+        }
     }
     pub(super) fn next_due(&mut self) -> Option<InFlight> {
         let (key, _) = self.in_flight.first_key_value()?;
@@ -109,24 +126,33 @@ impl Disk {
         Some(next)
     }
     pub(super) fn run(&mut self, request: &mut InFlight) -> Result<(), i32> {
+        let result = self.carry_out(request);
+        if request.op.kind != OpKind::Read {
+            self.tell_watcher();
+        }
+        result
+    }
+    /// What a crash would leave is not what it was.
+    pub(super) fn tell_watcher(&self) {
+        let Some(watcher) = &self.watcher else { return };
+        watcher(Exposure {
+            durable: self.durable.fork(),
+            unflushed: self.unflushed.clone(),
+            in_flight: self.in_flight.values().filter_map(|r| r.exposed.clone()).collect(),
+        });
+    }
+    fn carry_out(&mut self, request: &mut InFlight) -> Result<(), i32> {
         self.info.check(&request.op, true)?;
         let op = &mut request.op;
         match op.kind {
             OpKind::Read => self.read(op),
-            OpKind::Write => {
-                let write = Unflushed {
-                    number: 0,
-                    offset_bytes: op.offset_bytes,
-                    bytes: gather(&op.bufs, op.len_bytes),
-                };
-                self.write(write)
-            }
+            OpKind::Write => self.write(pending(op)),
             OpKind::Flush => self.flush(request.completed_before),
             OpKind::Discard => {
                 // Anything may be read there from now on; zeros and old bytes are what disks do.
                 if self.random.coin() && op.len_bytes <= BLOCK_BYTES * 4096 {
                     let bytes = AlignedBuf::zeroed(op.len_bytes as usize);
-                    self.apply(Unflushed { number: 0, offset_bytes: op.offset_bytes, bytes });
+                    self.apply(PendingWrite { number: 0, offset_bytes: op.offset_bytes, bytes });
                 }
                 Ok(())
             }
@@ -160,7 +186,7 @@ impl Disk {
         }
         Ok(())
     }
-    fn write(&mut self, mut write: Unflushed) -> Result<(), i32> {
+    fn write(&mut self, mut write: PendingWrite) -> Result<(), i32> {
         let faults = self.faults.clone();
         if self.random.chance(faults.no_space) {
             self.counts.add(Fault::NoSpace);
@@ -229,24 +255,24 @@ impl Disk {
         Ok(())
     }
     /// The write is complete: reads see it, a flush submitted from now on covers it.
-    pub(super) fn apply(&mut self, mut write: Unflushed) {
+    pub(super) fn apply(&mut self, mut write: PendingWrite) {
         self.visible.write(write.offset_bytes, &write.bytes);
         write.number = self.writes_completed;
         self.writes_completed += 1;
-        self.unflushed.push(write);
+        self.unflushed.push(Rc::new(write));
     }
     /// Some sectors of the write happen.
-    pub(super) fn apply_torn(&mut self, write: &Unflushed) {
+    pub(super) fn apply_torn(&mut self, write: &PendingWrite) {
         self.counts.add(Fault::TornWrite);
         for (index, sector) in write.bytes.chunks(SECTOR).enumerate() {
             if self.random.coin() {
                 let offset_bytes = write.offset_bytes + (index * SECTOR) as u64;
-                self.apply(Unflushed { number: 0, offset_bytes, bytes: AlignedBuf::copy_of(sector) });
+                self.apply(PendingWrite { number: 0, offset_bytes, bytes: AlignedBuf::copy_of(sector) });
             }
         }
     }
     /// Decide what a power loss leaves of an unflushed write: all, none, or each sector by chance.
-    pub(super) fn settle(&mut self, write: &Unflushed, whole: Option<bool>, chance: u32) {
+    pub(super) fn settle(&mut self, write: &PendingWrite, whole: Option<bool>, chance: u32) {
         match whole {
             Some(true) => self.durable.write(write.offset_bytes, &write.bytes),
             Some(false) => self.counts.add(Fault::VanishedWrite),
@@ -260,20 +286,20 @@ impl Disk {
             }
         }
     }
-    pub(super) fn take_in_flight_writes(&mut self) -> Vec<Unflushed> {
+    pub(super) fn take_in_flight_writes(&mut self) -> Vec<PendingWrite> {
         let in_flight = std::mem::take(&mut self.in_flight);
-        let mut writes: Vec<Unflushed> = in_flight
+        let mut writes: Vec<PendingWrite> = in_flight
             .into_values()
             .filter(|r| r.op.kind == OpKind::Write && self.info.check(&r.op, true).is_ok())
-            .map(|r| Unflushed {
-                number: 0,
-                offset_bytes: r.op.offset_bytes,
-                bytes: gather(&r.op.bufs, r.op.len_bytes),
-            })
+            .map(|r| pending(&r.op))
             .collect();
         self.random.shuffle(&mut writes);
         writes
     }
+}
+
+fn pending(op: &Op) -> PendingWrite {
+    PendingWrite { number: 0, offset_bytes: op.offset_bytes, bytes: gather(&op.bufs, op.len_bytes) }
 }
 
 fn flip_bit(random: &mut Random, bytes: &mut [u8]) {

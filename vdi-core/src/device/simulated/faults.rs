@@ -70,6 +70,11 @@ impl FaultCounts {
     pub fn get(&self, fault: Fault) -> u64 {
         self.0[fault as usize]
     }
+    /// How many of all kinds.
+    #[must_use]
+    pub fn total(&self) -> u64 {
+        self.0.iter().sum()
+    }
     /// Add another count to this one.
     pub fn merge(&mut self, other: &FaultCounts) {
         for (mine, theirs) in self.0.iter_mut().zip(other.0) {

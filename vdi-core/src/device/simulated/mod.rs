@@ -10,6 +10,7 @@
 //! - reads see completed writes, and of writes in flight nothing.
 
 mod disk;
+mod exposure;
 mod faults;
 mod random;
 
@@ -31,6 +32,8 @@ use crate::units::SECTOR_BYTES;
 
 use disk::Disk;
 
+pub use disk::PendingWrite;
+pub use exposure::Exposure;
 pub use faults::{Fault, FaultCounts, Faults, Survival};
 pub use random::Random;
 
@@ -100,11 +103,28 @@ impl SimulatedDisk {
             in_flight: BTreeMap::new(),
             life: 0,
             trace: 0,
+            watcher: None,
         })))
     }
     /// Change what goes wrong from now on.
     pub fn set_faults(&self, faults: Faults) {
         self.0.borrow_mut().faults = faults;
+    }
+    /// Put these bytes on the medium; what was there is gone. Nothing may be open.
+    pub fn load(&self, media: &Media) {
+        let mut disk = self.0.borrow_mut();
+        assert!(disk.in_flight.is_empty() && disk.life == 0, "a disk is loaded before it is used");
+        (disk.durable, disk.visible) = (media.fork(), media.fork());
+    }
+    /// From now on `watcher` hears what a crash could leave, now and whenever that changes; it must not call the disk.
+    pub fn watch(&self, watcher: impl Fn(Exposure) + 'static) {
+        let mut disk = self.0.borrow_mut();
+        disk.watcher = Some(Rc::new(watcher));
+        disk.tell_watcher();
+    }
+    /// Nobody watches any more.
+    pub fn unwatch(&self) {
+        self.0.borrow_mut().watcher = None;
     }
     /// Open it; earlier openings are dead from here on.
     #[must_use]
@@ -142,7 +162,7 @@ impl SimulatedDisk {
         disk.life += 1;
         let in_flight = disk.take_in_flight_writes();
         let mut lost = std::mem::take(&mut disk.unflushed);
-        lost.extend(in_flight);
+        lost.extend(in_flight.into_iter().map(Rc::new));
         let last = disk.random.below(lost.len() as u64 + 1) as usize;
         for (index, write) in lost.iter().enumerate() {
             let whole = match survival {
@@ -160,6 +180,7 @@ impl SimulatedDisk {
             disk.durable.read(write.offset_bytes, &mut bytes);
             disk.visible.write(write.offset_bytes, &bytes);
         }
+        disk.tell_watcher();
         disk.visible.clone()
     }
     /// What reads see now, for looking at without an opening; shared, not a copy.

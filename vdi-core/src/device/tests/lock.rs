@@ -37,6 +37,24 @@ fn a_second_opening_is_busy_and_names_the_holder() {
     drop(one);
 }
 
+#[test]
+fn a_file_opened_again_holds_its_own_part_of_the_lock() {
+    let scratch = Scratch::new();
+    let url = scratch.file("f", 1 << 20);
+    let everything = OpenOptions { lock: Some(0..1 << 40), ..OpenOptions::default() };
+    let first = Opened::open(&url, &everything).unwrap();
+    assert!(first.again(4096..4097).is_err(), "not given up yet");
+    first.unlock(&(4096..1 << 40)).unwrap();
+    let second = first.again(4096..4097).unwrap();
+    assert_eq!(open_err(&url, &everything).kind(), ErrorKind::Busy);
+    let (first, second) = (first.device().unwrap(), second.device().unwrap());
+    assert_eq!(second.info().name, url);
+    drop(first);
+    assert_eq!(open_err(&url, &everything).kind(), ErrorKind::Busy, "the second still works with it");
+    drop(second);
+    open(&url, &everything).unwrap();
+}
+
 /// A request in flight keeps the open file description, and with it the lock, although no descriptor is left.
 /// A FIFO makes it hang for as long as we like.
 #[test]

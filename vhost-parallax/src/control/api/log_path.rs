@@ -1,7 +1,7 @@
 //! Where the log of a store is when nobody says: known to `format`, `check` and the daemon alike.
 
 use std::ffi::OsString;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use super::error::{ErrorBody, Result};
 
@@ -29,9 +29,28 @@ pub fn default_log_path(
     }
 }
 
+/// The log of shard `shard`, where that of the first one is at `first`: each has its own, PATH.1 and so on.
+#[must_use]
+pub fn shard_log_path(first: &Path, shard: u16) -> PathBuf {
+    match shard {
+        0 => first.to_owned(),
+        n => {
+            let mut path = first.as_os_str().to_owned();
+            path.push(format!(".{n}"));
+            path.into()
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn every_shard_has_a_log_beside_the_first_ones() {
+        let path = |shard| shard_log_path(Path::new("/s/u.log"), shard).to_str().unwrap().to_owned();
+        assert_eq!([path(0), path(1), path(12)], ["/s/u.log", "/s/u.log.1", "/s/u.log.12"]);
+    }
 
     #[test]
     fn root_has_one_place_and_others_their_state_directory() {

@@ -12,6 +12,9 @@ pub struct Status {
     pub store: StoreStatus,
     /// The log.
     pub log: LogStatus,
+    /// The logs of the second shard and so on, if there are several.
+    #[serde(default)]
+    pub other_logs: Vec<LogStatus>,
     /// The node cache.
     pub cache: CacheStatus,
     /// The VDIs in numbers.

@@ -260,6 +260,6 @@ impl Map {
             io_mode: "pread, buffered".into(),
         };
         let cache = CacheStatus { used_bytes: 12 << 20, size_bytes: 64 << 20, hits: 991, misses: 9 };
-        Status { daemon, store, log, cache, vdis }
+        Status { daemon, store, log, other_logs: Vec::new(), cache, vdis }
     }
 }

@@ -1,0 +1,59 @@
+//! Two shards on one thread.
+
+use super::*;
+use crate::executor::{block_on, yield_now};
+use crate::sim::shards::Engines;
+
+/// Open a new store as two shards, and do `f`.
+fn with_two_shards<F: Future<Output = ()> + 'static>(f: impl FnOnce(Engines, Executor) -> F + 'static) {
+    let w = World::formatted();
+    let executor = Executor::new();
+    let store = w.store_device();
+    let second = DeviceHandle::new(Box::new(MemoryDevice::new("log 1", LOG_BYTES, Media::default())));
+    let devices = vec![store, w.log_device(), second];
+    let engines = Engines::new(2);
+    let (all, disks, env) = (engines.clone(), devices.clone(), env(&executor));
+    let (runs, time) = (executor.clone(), executor.clone());
+    let work = async move {
+        let [store, logs @ ..] = disks.as_slice() else { unreachable!("three devices") };
+        all.open(|| env.clone(), store.clone(), logs.to_vec(), EngineOptions::default()).await.unwrap();
+        f(all, runs).await;
+    };
+    block_on(&executor, work, || {
+        let asked = engines.pass_on();
+        engines.all().iter().for_each(Engine::kick);
+        let moved = devices.iter().fold(asked, |any, device| device.poll() | any);
+        // Nothing but time can go on.
+        let later = || time.next_timer_ns().map(|ns| time.advance_to(ns)).is_some();
+        moved || later()
+    });
+    executor.abandon_all();
+}
+
+#[test]
+fn a_list_while_a_disk_changes_shard_does_not_bring_back_what_it_was() {
+    with_two_shards(|engines, executor| async move {
+        engines.create("a", 1 << 20).await.unwrap();
+        write(&engines.open_vdi("a").await.unwrap(), 0, &fill(1, 8192)).await;
+        let over = Rc::new(Cell::new(false));
+        let (all, seen) = (engines.clone(), Rc::clone(&over));
+        executor.spawn(async move {
+            while !seen.get() {
+                all.list().await.unwrap();
+                yield_now().await;
+            }
+        });
+        for version in 2..6 {
+            for shard in [1, 0] {
+                engines.move_vdi("a", shard).await.unwrap();
+                let vdi = engines.open_vdi("a").await.unwrap();
+                write(&vdi, 8, &fill(version * 2 + shard as u8, 4096)).await;
+                assert_eq!(read(&vdi, 0, 4096).await, bytes_of(&fill(1, 4096)));
+            }
+            let vdi = engines.open_vdi("a").await.unwrap();
+            assert_eq!(read(&vdi, 8, 4096).await, bytes_of(&fill(version * 2, 4096)), "version {version}");
+        }
+        over.set(true);
+        engines.collect(false).await.unwrap();
+    });
+}

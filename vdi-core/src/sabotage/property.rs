@@ -1,0 +1,19 @@
+//! Whether a property test would find a deliberate bug.
+
+use proptest::strategy::Strategy;
+use proptest::test_runner::{Config, RngAlgorithm, TestCaseResult, TestRng, TestRunner};
+
+use super::{Bug, switch_on};
+
+/// Cases, the same in every run, after which a bug hides.
+const CASES: u32 = 2000;
+
+/// Run `law` with `bug` on until it breaks; false when it never does.
+pub fn finds<S: Strategy>(bug: Bug, cases: &S, law: impl Fn(S::Value) -> TestCaseResult) -> bool {
+    let config = Config { cases: CASES, max_shrink_iters: 0, failure_persistence: None, ..Config::default() };
+    let mut runner = TestRunner::new_with_rng(config, TestRng::deterministic_rng(RngAlgorithm::ChaCha));
+    switch_on(Some(bug));
+    let outcome = runner.run(cases, law);
+    switch_on(None);
+    outcome.is_err()
+}

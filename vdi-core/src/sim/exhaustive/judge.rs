@@ -1,0 +1,57 @@
+//! A crash image put to the test: the checker finds no damage, the engine recovers, and what is there is what was
+//! promised.
+
+use super::image::Image;
+use super::start::{SEED_OF_JUDGE, options};
+use crate::check::CheckOptions;
+use crate::device::simulated::{Random, Survival};
+use crate::sim::model::Model;
+use crate::sim::run::{check_stores, compare, recover, tidy_up};
+use crate::sim::world::World;
+
+/// How far to go with an image.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Depth {
+    /// Recover and compare.
+    Once,
+    /// Recover and compare; lose power again, with everything that was not flushed, recover and find the same.
+    Twice,
+    /// Recover and compare, collect, end in order and find no block that nothing names.
+    ToTheEnd,
+}
+
+/// Recover from `image` and compare with what `model` allows. Returns how many blocks were compared.
+pub fn judge(image: &Image, model: &Model, power_lost: bool, depth: Depth) -> Result<u64, String> {
+    let mut world = World::with(options(), Random::new(SEED_OF_JUDGE));
+    image.load(&world);
+    *world.model.borrow_mut() = model.clone();
+    world.forget();
+    let before = model.report.blocks_compared;
+    let outcome = put_to_the_test(&mut world, power_lost, depth);
+    world.forget();
+    let model = world.model.borrow();
+    match model.failure.clone().or(outcome.err()) {
+        Some(what) => Err(what),
+        None => Ok(model.report.blocks_compared - before),
+    }
+}
+
+fn put_to_the_test(world: &mut World, power_lost: bool, depth: Depth) -> Result<(), String> {
+    let report = check_stores(world, CheckOptions { data: true })?;
+    if report.is_corrupt() {
+        return Err(format!("check after a stop: {:#?}", report.findings));
+    }
+    world.kill();
+    recover(world)?;
+    compare(world, power_lost, true)?;
+    match depth {
+        Depth::Once => Ok(()),
+        Depth::Twice => {
+            world.power_loss(Survival::Nothing);
+            world.forget();
+            recover(world)?;
+            compare(world, true, false).map_err(|e| format!("after a second power loss: {e}"))
+        }
+        Depth::ToTheEnd => tidy_up(world),
+    }
+}

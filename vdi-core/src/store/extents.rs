@@ -1,0 +1,143 @@
+//! Whose extents are whose: the home shard leases free ones to itself and to the other shards, every shard learns
+//! of it, and a shard that is no more hands all of its own back.
+
+use smallvec::smallvec;
+
+use super::{ExtentKind, HOME_SLOT, Store};
+use crate::buffer::{AlignedBuf, IoBuf};
+use crate::error::Result;
+use crate::format::catalogue::{self, CatalogueEntry, ENTRIES_PER_SECTOR};
+use crate::format::extent::{self, ExtentHeader, RegionBits};
+use crate::limits::REGION_BLOCKS;
+use crate::sabotage::{Point, crash_point};
+use crate::units::{BLOCK_BYTES, BLOCK_SIZE, ExtentNumber, Generation};
+
+impl Store {
+    /// One free extent more for this shard, from wherever they come.
+    pub(super) async fn take_extent(&self, kind: ExtentKind) -> Result<()> {
+        let (number, entry) = match &self.0.home {
+            Some(home) if self.slot() != HOME_SLOT => home.lease(kind).await?,
+            _ => self.lease_extent(kind, HOME_SLOT).await?,
+        };
+        self.learn_extent(number, entry);
+        let g = self.geometry();
+        let regions = empty_regions(extent::regions(g), extent::overhead_blocks(g));
+        let generations = vec![first_generation(&entry); extent::bitmap_sectors(g) as usize];
+        let free = self.0.bitmaps.borrow_mut().insert(g, number, kind, regions, generations);
+        self.0.space.borrow_mut().add_extent(kind, free, true);
+        Ok(())
+    }
+    /// For the home shard: make a free extent that of the shard in `slot`, durably. Its header and bitmap first,
+    /// then the catalogue that names the owner.
+    pub async fn lease_extent(&self, kind: ExtentKind, slot: u16) -> Result<(ExtentNumber, CatalogueEntry)> {
+        assert_eq!(self.slot(), HOME_SLOT, "extents are leased by the home shard");
+        let _turn = self.0.leasing.lock().await;
+        let (number, mut entry) = {
+            let catalogue = self.0.catalogue.borrow();
+            let free = catalogue.entries.iter().position(|e| e.kind == ExtentKind::Free);
+            let number = free.ok_or_else(|| self.no_space())?;
+            (ExtentNumber(number as u32), catalogue.entries[number])
+        };
+        (entry.kind, entry.host, entry.shard) = (kind, slot, slot);
+        entry.lease_generation += 1;
+        let (g, owner) = (self.geometry(), self.uuid());
+        let regions = empty_regions(extent::regions(g), extent::overhead_blocks(g));
+        let mut head = AlignedBuf::zeroed(extent::overhead_blocks(g) as usize * BLOCK_SIZE);
+        head[..extent::SECTOR_SIZE].copy_from_slice(&header(number, &entry).encode(owner));
+        for (i, chunk) in regions.chunks(extent::REGIONS_PER_SECTOR as usize).enumerate() {
+            let at = extent::sector_offset(i as u32) as usize;
+            let bytes = extent::encode_sector(number, i as u32, chunk, owner, first_generation(&entry));
+            head[at..at + extent::SECTOR_SIZE].copy_from_slice(&bytes);
+        }
+        self.0.device.write_bufs(entry.start_block * BLOCK_BYTES, smallvec![IoBuf::Owned(head)]).await?;
+        self.flush().await?;
+        crash_point(Point::ExtentHeaded);
+        self.write_catalogue_entry(number, entry).await?;
+        crash_point(Point::ExtentLeased);
+        self.flush().await?;
+        if let Some(home) = &self.0.home {
+            home.publish(number, entry);
+        }
+        Ok((number, entry))
+    }
+    /// The home shard has changed an extent's entry.
+    pub fn learn_extent(&self, number: ExtentNumber, entry: CatalogueEntry) {
+        self.0.catalogue.borrow_mut().entries[number.0 as usize] = entry;
+    }
+    /// For the home shard: take over the extents of the shard in `slot`, which runs no more and holds no claim.
+    /// Header first, then catalogue: [`Store::open`] knows an extent that is between the two.
+    pub async fn inherit_extents(&self, slot: u16) -> Result<()> {
+        assert_eq!(self.slot(), HOME_SLOT, "extents go to the home shard");
+        let _turn = self.0.leasing.lock().await;
+        for (number, mut entry) in self.extents_of(slot) {
+            let (regions, generations) = self.load_extent(number, &entry).await?;
+            (entry.host, entry.shard) = (HOME_SLOT, HOME_SLOT);
+            entry.lease_generation += 1;
+            self.write_sector(entry.start_block * BLOCK_BYTES, &header(number, &entry).encode(self.uuid()))
+                .await?;
+            self.flush().await?;
+            self.write_catalogue_entry(number, entry).await?;
+            self.flush().await?;
+            self.take_over(number, entry.kind, regions, generations);
+        }
+        Ok(())
+    }
+    /// The data and metadata extents of the shard in `slot`.
+    pub(super) fn extents_of(&self, slot: u16) -> Vec<(ExtentNumber, CatalogueEntry)> {
+        let catalogue = self.0.catalogue.borrow();
+        let numbered = catalogue.entries.iter().enumerate().map(|(n, e)| (ExtentNumber(n as u32), *e));
+        let theirs =
+            |e: &CatalogueEntry| matches!(e.kind, ExtentKind::Data | ExtentKind::Metadata) && e.host == slot;
+        numbered.filter(|(_, e)| theirs(e)).collect()
+    }
+    /// An extent of this shard that holds something already.
+    pub(super) fn take_over(
+        &self,
+        number: ExtentNumber,
+        kind: ExtentKind,
+        regions: Vec<RegionBits>,
+        generations: Vec<Generation>,
+    ) {
+        let free = self.0.bitmaps.borrow_mut().insert(self.geometry(), number, kind, regions, generations);
+        self.0.space.borrow_mut().add_extent(kind, free, false);
+    }
+    async fn write_catalogue_entry(&self, number: ExtentNumber, entry: CatalogueEntry) -> Result<()> {
+        let sector = number.0 as usize / ENTRIES_PER_SECTOR;
+        let bytes = {
+            let mut c = self.0.catalogue.borrow_mut();
+            c.entries[number.0 as usize] = entry;
+            c.generations[sector].0 += 1;
+            let end = c.entries.len().min((sector + 1) * ENTRIES_PER_SECTOR);
+            let entries = &c.entries[sector * ENTRIES_PER_SECTOR..end];
+            catalogue::encode(sector as u32, entries, self.uuid(), c.generations[sector])
+        };
+        let start = u64::from(self.superblock().catalogue_start);
+        self.write_system_sector(start, sector as u32, &bytes).await
+    }
+}
+
+/// The header of an extent as the catalogue describes it.
+pub(super) fn header(number: ExtentNumber, entry: &CatalogueEntry) -> ExtentHeader {
+    ExtentHeader {
+        number,
+        kind: entry.kind,
+        host: entry.host,
+        shard: entry.shard,
+        lease_generation: entry.lease_generation,
+    }
+}
+
+/// Bitmap generations go on from the lease's, so that a sector of an earlier lease is never newer.
+pub(super) fn first_generation(entry: &CatalogueEntry) -> Generation {
+    Generation(entry.lease_generation << 32)
+}
+
+/// Regions of a fresh extent: all free but the blocks of header and bitmap.
+fn empty_regions(count: u32, overhead: u32) -> Vec<RegionBits> {
+    assert!(overhead < REGION_BLOCKS, "header and bitmap fit the first region");
+    let mut regions = vec![[0u64; 8]; count as usize];
+    for b in 0..overhead {
+        regions[0][(b / 64) as usize] |= 1 << (b % 64);
+    }
+    regions
+}
