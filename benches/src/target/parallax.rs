@@ -9,7 +9,7 @@ use serde_json::json;
 
 use super::Target;
 use crate::control::Control;
-use crate::place::root;
+use crate::place::{prewrite_in_memory, root};
 use crate::process::{Daemon, run};
 
 /// The VDI every bench uses.
@@ -87,7 +87,10 @@ impl Parallax {
     pub fn start(options: Options) -> io::Result<Parallax> {
         fs::create_dir_all(options.run_dir())?;
         let (cli, store) = (binary("parallax")?.display().to_string(), options.store().display().to_string());
-        run(&[&cli, "format", &store, "--size", &options.store_bytes.to_string(), "--yes"])?;
+        let size = options.store_bytes.to_string();
+        prewrite_in_memory(&options.store(), options.store_bytes)?;
+        let made: &[&str] = if options.store().exists() { &[] } else { &["--size", &size] };
+        run(&[&[cli.as_str(), "format", &store, "--yes"], made].concat())?;
         let daemon = options.launch()?;
         let socket = options.run_dir().join("vdi").join(format!("{VDI}.sock"));
         let mut new = Parallax { options, socket, daemon };
