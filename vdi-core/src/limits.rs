@@ -66,6 +66,8 @@ pub const LOGGED_REQUESTS_MAX: usize = 64 << 10;
 pub const OVERLAY_VERSIONS_MAX: usize = 1 << 20;
 /// Largest single device write of a checkpoint, bytes.
 pub const CHECKPOINT_WRITE_BYTES_MAX: usize = 1 << 20;
+/// Bytes that a checkpoint reads back from the log at once, and keeps until they are written.
+pub const CHECKPOINT_READ_BYTES_MAX: usize = 64 << 20;
 /// Bytes of checkpoint writes in flight at once.
 pub const CHECKPOINT_INFLIGHT_BYTES_MAX: usize = 8 << 20;
 

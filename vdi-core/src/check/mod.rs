@@ -9,8 +9,8 @@
 //! and bitmaps against what was reached ([`space`]); last, for damage in trees, which disks it hurts ([`hurt`]).
 //!
 //! Invariants:
-//! - it writes nothing; [`repair_leaks`] writes only bitmap sectors, and only after a check that could
-//!   read every reference;
+//! - it writes nothing; [`repair_leaks`] and [`write_mends`] write only what the report names, and only while the
+//!   store is as the check saw it;
 //! - no bytes on the store make it panic, loop or take more memory than a few bits for each block;
 //! - a leak is a block that nothing can name: not a tree, not a record, not a claim, not a live segment.
 
@@ -18,6 +18,7 @@ mod data;
 mod hurt;
 mod logged;
 mod logs;
+mod mend;
 mod owners;
 mod reader;
 mod repair;
@@ -35,7 +36,7 @@ use crate::log::Scan;
 use crate::tree::walk::BlockSet;
 use crate::units::{VdiId, VdiSeq};
 
-pub use repair::repair_leaks;
+pub use repair::{repair_leaks, write_mends};
 pub use report::{Counts, Finding, Hurt, Report, Severity};
 
 use owners::Owners;

@@ -1,6 +1,7 @@
-//! Repair: give leaked blocks back.
+//! Repair: write what can be known anew, give leaked blocks back.
 
 use super::Report;
+use super::mend::Mend;
 use super::report::Severity;
 use super::system;
 use crate::buffer::AlignedBuf;
@@ -9,6 +10,20 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::format::extent::{self, REGIONS_PER_SECTOR, RegionBits, bitmap_sectors};
 use crate::format::superblock::Superblock;
 use crate::units::{BLOCK_BYTES, BLOCK_SIZE, ExtentNumber, Generation};
+
+/// Write anew every structure of which the check behind `report` knows what it must hold; returns how many. The
+/// caller has held the store's lock since before that check. Each is one write that makes something sound, so a
+/// crash in between leaves the rest as it was. What a damaged structure hid may be repaired after another check.
+///
+/// # Errors
+/// `Busy` when something is not what the check saw; `Io`.
+pub async fn write_mends(store: &DeviceHandle, report: &Report) -> Result<u64> {
+    for Mend { offset_bytes, found, anew, .. } in &report.mends {
+        replace(store, *offset_bytes, found, anew).await?;
+    }
+    store.flush().await?;
+    Ok(report.mends.len() as u64)
+}
 
 /// Clear the bits of the blocks that the check behind `report` found leaked; returns how many. The caller
 /// has held the store's lock since before that check. Each bitmap sector changes in one write, so a crash
@@ -46,6 +61,11 @@ pub async fn repair_leaks(store: &DeviceHandle, report: &Report) -> Result<u64> 
 }
 
 impl Report {
+    /// What [`write_mends`] would do, for people; empty when there is nothing to do.
+    #[must_use]
+    pub fn mend_plan(&self) -> Vec<String> {
+        self.mends.iter().map(|m| m.what.clone()).collect()
+    }
     /// What [`repair_leaks`] would do, for people; empty when there is nothing to do.
     #[must_use]
     pub fn leak_plan(&self) -> Vec<String> {
@@ -62,6 +82,24 @@ fn changed() -> Error {
     )
 }
 
+/// Write `anew` where `found` is, in whole sectors of the device.
+async fn replace(store: &DeviceHandle, offset: u64, found: &[u8], anew: &[u8]) -> Result<()> {
+    if store.info().align_bytes as usize <= anew.len() {
+        if *store.read(offset, anew.len()).await? != *found {
+            return Err(changed());
+        }
+        return store.write(offset, AlignedBuf::copy_of(anew)).await;
+    }
+    let block = offset / BLOCK_BYTES * BLOCK_BYTES;
+    let within = (offset - block) as usize..(offset - block) as usize + anew.len();
+    let mut bytes = store.read(block, BLOCK_SIZE).await?;
+    if bytes[within.clone()] != *found {
+        return Err(changed());
+    }
+    bytes[within].copy_from_slice(anew);
+    store.write(block, bytes).await
+}
+
 async fn clear(
     store: &DeviceHandle,
     sb: &Superblock,
@@ -71,11 +109,11 @@ async fn clear(
     leaks: &[RegionBits],
 ) -> Result<u64> {
     let offset = extent_offset + extent::sector_offset(index);
-    // Whole blocks, for devices whose sectors are that large.
+    // A whole block, for devices whose sectors are that large.
     let block = offset / BLOCK_BYTES * BLOCK_BYTES;
     let within = (offset - block) as usize;
-    let mut bytes = store.read(block, BLOCK_SIZE).await?;
-    let sector = &mut bytes[within..within + extent::SECTOR_SIZE];
+    let bytes = store.read(block, BLOCK_SIZE).await?;
+    let sector = &bytes[within..within + extent::SECTOR_SIZE];
     let (mut regions, generation) = extent::decode_sector(sector, number, index, sb.uuid)?;
     let mut cleared = 0;
     for (word, leaked) in regions.iter_mut().flatten().zip(leaks.iter().flatten()) {
@@ -86,11 +124,7 @@ async fn clear(
         cleared += u64::from(leaked.count_ones());
     }
     let next = Generation(generation.0 + 1);
-    sector.copy_from_slice(&extent::encode_sector(number, index, &regions[..leaks.len()], sb.uuid, next));
-    if store.info().align_bytes as usize <= extent::SECTOR_SIZE {
-        store.write(offset, AlignedBuf::copy_of(sector)).await?;
-    } else {
-        store.write(block, bytes).await?;
-    }
+    let anew = extent::encode_sector(number, index, &regions[..leaks.len()], sb.uuid, next);
+    replace(store, offset, sector, &anew).await?;
     Ok(cleared)
 }

@@ -2,6 +2,7 @@
 
 use std::fmt;
 
+use super::mend::Mend;
 use crate::error::Error;
 use crate::limits::CHECK_FINDINGS_MAX;
 use crate::tree::walk::BlockSet;
@@ -82,6 +83,7 @@ pub struct Report {
     pub incomplete: bool,
     worst: Option<Severity>,
     pub(super) leaks: Option<BlockSet>,
+    pub(super) mends: Vec<Mend>,
 }
 
 impl Report {

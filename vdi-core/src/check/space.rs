@@ -12,9 +12,9 @@ use crate::limits::REGION_BLOCKS;
 use crate::tree::walk::BlockSet;
 use crate::units::{BLOCK_BYTES, BLOCK_SIZE, ExtentNumber};
 
-const HEADER_HINT: &str = "what lies in the extent stays readable; nothing more is allocated there";
-const BITMAP_HINT: &str =
-    "its blocks count as used until the bitmap is rebuilt: copy the VDIs into a new store when convenient";
+const HEADER_HINT: &str =
+    "what lies in the extent stays readable; 'parallax check -r all' writes the header anew";
+const BITMAP_HINT: &str = "its blocks count as used until 'parallax check -r all' rebuilds it";
 const FREE_HINT: &str = "do not write to this store: the block could be allocated again. Copy the VDIs out";
 const LEAK_HINT: &str = "'parallax check -r leaks' gives them back; so does 'parallax collect'";
 /// Words of a region's bits.
@@ -80,6 +80,17 @@ impl Check {
         }
         self.report.counts.blocks_claimed += merely_claimed;
         self.report_free(number, &lost);
+        if !self.report.incomplete && !bitmap.damaged.is_empty() {
+            let mut anew: Vec<u64> = reached.iter().zip(&claimed).map(|(r, c)| r | c).collect();
+            for claim in self.system.claims.iter().filter(here) {
+                mask_words(&mut anew, claim, g.block(claim.start), &claim.unused(), |word, bits| word | bits);
+            }
+            (0..overhead_blocks(g)).for_each(|block| anew[(block / 64) as usize] |= 1 << (block % 64));
+            let anew = to_regions(&anew);
+            for (index, found) in &bitmap.damaged {
+                self.mend_bitmap(number, entry, (*index, found), &anew);
+            }
+        }
         if !self.report.incomplete {
             self.report_leaks(number, &leaked, leaks);
         }
@@ -121,6 +132,8 @@ struct Bitmap {
     used: Vec<u64>,
     /// All ones where the sector verifies.
     known: Vec<u64>,
+    /// Sectors that do not, with their bytes.
+    damaged: Vec<(u32, Vec<u8>)>,
 }
 
 async fn read_extent(
@@ -137,8 +150,13 @@ async fn read_extent(
     let header = ExtentHeader { number, kind, host, shard, lease_generation };
     if let Err(e) = header.verify(&head[..extent::SECTOR_SIZE], owner) {
         report.corrupt(&e, HEADER_HINT);
+        let bytes = &head[..extent::SECTOR_SIZE];
+        // A sound header that disagrees may be right, and the catalogue wrong.
+        if ExtentHeader::decode(bytes, number, owner).is_err() {
+            report.mend_header(&header, &reader.superblock, entry.start_block * BLOCK_BYTES, bytes);
+        }
     }
-    let mut bitmap = Bitmap { used: Vec::new(), known: Vec::new() };
+    let mut bitmap = Bitmap { used: Vec::new(), known: Vec::new(), damaged: Vec::new() };
     for index in 0..bitmap_sectors(g) {
         let at = extent::sector_offset(index) as usize;
         let sector = &head[at..at + extent::SECTOR_SIZE];
@@ -146,6 +164,7 @@ async fn read_extent(
             Ok((bits, _)) => (bits, u64::MAX),
             Err(e) => {
                 report.corrupt(&e, BITMAP_HINT);
+                bitmap.damaged.push((index, sector.to_vec()));
                 ([[0; WORDS]; REGIONS_PER_SECTOR as usize], 0)
             }
         };

@@ -16,8 +16,9 @@ use crate::units::{BLOCK_BYTES, BLOCK_SIZE, BlockAddr};
 
 const SECTOR: usize = catalogue::SECTOR_SIZE;
 const REWRITTEN: &str = "the other copy serves; the daemon writes this one anew when it changes it next";
-const CATALOGUE_HINT: &str =
-    "extents in this sector cannot be found; restore the VDIs that lie there from a backup into a new store";
+const SUPERBLOCK_HINT: &str = "the other copy serves; 'parallax check -r all' writes this one anew";
+const CATALOGUE_HINT: &str = "'parallax check -r all' rebuilds it from the extents' own headers; where those are damaged too, restore the \
+     VDIs that lie there from a backup into a new store";
 const REGISTRY_HINT: &str =
     "the VDI of this entry cannot be found by name; its blocks are kept until the entry is restored";
 
@@ -38,12 +39,16 @@ pub(super) async fn superblock(device: &DeviceHandle, report: &mut Report) -> Re
     let name = device.info().name.clone();
     let mut found: Vec<Superblock> = Vec::new();
     let mut problems = Vec::new();
+    let mut damaged = Vec::new();
     for (copy, block) in COPIES.iter().enumerate() {
         let read = device.read(block * BLOCK_BYTES, BLOCK_SIZE).await;
-        match read.and_then(|bytes| whole(&bytes, copy)) {
+        match read.as_ref().map_err(Error::duplicate).and_then(|bytes| whole(bytes, copy)) {
             Ok(sb) => found.push(sb),
             Err(e) if e.kind() == ErrorKind::Unsupported => return Err(e),
-            Err(e) => problems.push(e),
+            Err(e) => {
+                problems.push(e);
+                damaged.extend(read.ok().map(|bytes| (copy, bytes)));
+            }
         }
     }
     let Some(best) = found.iter().max_by_key(|sb| sb.generation).copied() else {
@@ -56,7 +61,10 @@ pub(super) async fn superblock(device: &DeviceHandle, report: &mut Report) -> Re
     };
     best.check_features()?;
     for e in &problems {
-        report.corrupt(e, REWRITTEN);
+        report.corrupt(e, SUPERBLOCK_HINT);
+    }
+    for (copy, bytes) in damaged {
+        report.mend_superblock(copy, &bytes, &best);
     }
     if found.iter().any(|sb| sb.uuid != best.uuid || (sb.generation == best.generation && *sb != best)) {
         let message = format!("the two superblocks of {name} are of different stores");
@@ -95,11 +103,16 @@ pub(super) async fn catalogue(
         let count = left.min(ENTRIES_PER_SECTOR);
         match catalogue::decode(sector, index as u32, count, sb.uuid) {
             Ok((some, _)) => entries.extend(some.into_iter().map(Some)),
-            Err(e) if count == 0 => {
-                report.corrupt(&e, "no extent is described there yet; restore the sector before extending");
-            }
             Err(e) => {
-                report.blind(&e, CATALOGUE_HINT);
+                if count == 0 {
+                    report.corrupt(
+                        &e,
+                        "no extent is described there yet; 'parallax check -r all' writes it anew",
+                    );
+                } else {
+                    report.blind(&e, CATALOGUE_HINT);
+                }
+                report.mend_catalogue(device, sb, index as u32, sector).await?;
                 entries.extend(std::iter::repeat_n(None, count));
             }
         }

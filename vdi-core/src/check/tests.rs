@@ -1,6 +1,7 @@
 //! The checker against a small store made with the engine's own parts, whole and damaged.
 
 mod engine;
+mod repair;
 
 use std::cell::RefCell;
 use std::rc::Rc;
@@ -248,8 +249,12 @@ fn build() -> (World, Vec<Place>) {
     let world = World { store: Media::default(), log: Media::default() };
     let (device, log) = world.devices();
     let (d, l) = (device.clone(), log.clone());
+    let executor = Executor::new();
+    let ex = executor.clone();
+    let running: Rc<RefCell<Option<Log>>> = Rc::default();
+    let kick = Rc::clone(&running);
     let places = block_on(
-        &Executor::new(),
+        &executor,
         async move {
             Store::create(&device, STORE_ID, Uuid(2), 0, CreateOptions::default()).await.unwrap();
             let store = Store::open(device).await.unwrap();
@@ -278,10 +283,22 @@ fn build() -> (World, Vec<Place>) {
                 assert!(!disk.name.is_empty());
             }
             b.extent_places(&addrs).await;
+            let log = Log::scan(&log, LOG_ID, STORE_ID).await.unwrap().start(&ex).await.unwrap();
+            *running.borrow_mut() = Some(log.clone());
+            let newest = [&web, &clone].map(|d| VdiGeneration {
+                vdi: d.record.id,
+                lease_epoch: d.record.lease_epoch,
+                generation: d.record.generation,
+            });
+            log.trim(SegmentSeq(0), &newest).await.unwrap();
             b.places
         },
-        move || d.poll() | l.poll(),
+        move || {
+            let kicked = kick.borrow().as_ref().is_some_and(Log::kick);
+            d.poll() | l.poll() | kicked
+        },
     );
+    executor.abandon_all();
     (world, places)
 }
 
@@ -385,57 +402,6 @@ fn with_store<T: 'static, F: Future<Output = T> + 'static>(
     let (s, l) = (store.clone(), log.clone());
     let open = async move { f(Store::open(store).await.unwrap(), log).await };
     block_on(&Executor::new(), open, move || s.poll() | l.poll())
-}
-
-#[test]
-fn leaked_blocks_are_counted_and_repair_gives_them_back() {
-    let world = built().0.fork();
-    with_store(&world, |store, _| async move {
-        for kind in [ExtentKind::Data, ExtentKind::Metadata] {
-            let mut left = 7;
-            while left > 0 {
-                left -= store.allocate(kind, left).await.unwrap().blocks;
-            }
-        }
-        store.write_host_record().await.unwrap();
-        store.flush().await.unwrap();
-    });
-    let report = world.check();
-    assert_eq!((report.exit_code(), report.counts.blocks_leaked), (3, 14), "{report:?}");
-    assert_eq!(report.leak_plan().len(), 2);
-    let (device, _) = world.devices();
-    let poll = device.clone();
-    let cleared =
-        block_on(&Executor::new(), async move { repair_leaks(&device, &report).await.unwrap() }, move || {
-            poll.poll()
-        });
-    assert_eq!(cleared, 14);
-    assert_eq!(world.check().findings, []);
-    with_store(&world, |store, _| async move {
-        store.allocate(ExtentKind::Data, 5).await.unwrap();
-    });
-}
-
-#[test]
-fn repair_is_refused_when_references_could_not_be_read_or_the_store_moved_on() {
-    let world = built().0.fork();
-    let without_log = world.check_with(false, false).unwrap();
-    assert_eq!(without_log.exit_code(), 0, "{without_log:?}");
-    assert!(without_log.incomplete && !without_log.findings.is_empty());
-    let repair = |world: &World, report: Report| {
-        let (device, _) = world.devices();
-        let poll = device.clone();
-        block_on(&Executor::new(), async move { repair_leaks(&device, &report).await }, move || poll.poll())
-    };
-    assert_eq!(repair(&world, without_log).unwrap_err().kind(), ErrorKind::Denied);
-    with_store(&world, |store, _| async move {
-        store.allocate(ExtentKind::Data, 5).await.unwrap();
-        store.write_host_record().await.unwrap();
-        store.flush().await.unwrap();
-    });
-    let report = world.check();
-    repair(&world, world.check()).unwrap();
-    assert_eq!(repair(&world, report).unwrap_err().kind(), ErrorKind::Busy);
 }
 
 #[test]

@@ -16,6 +16,7 @@ use crate::format::vdi_record::{self, VdiRecord};
 use crate::tree::walk::{Place, Step, Walk};
 use crate::units::{BlockAddr, Epoch, VirtualBlock};
 
+const SLOT_HINT: &str = "the other slot holds the newest record; 'parallax check -r all' empties this one";
 const RECORD_HINT: &str = "the VDI may have gone back to an earlier state: compare it with a backup";
 const TREE_HINT: &str = "restore the ranges named from a snapshot or a backup, or discard them";
 const TWICE_HINT: &str = "copy what is still good out of the VDIs concerned, then delete them";
@@ -54,11 +55,19 @@ impl Check {
             match self.slot(entry, slot).await {
                 Ok(Some(r)) if best.is_none_or(|b| version(&b) < version(&r)) => best = Some(r),
                 Ok(_) => {}
-                Err(e) => damaged = Some(e.context(format!("VDI '{}'", entry.name))),
+                Err(e) => damaged = Some((slot, e.context(format!("VDI '{}'", entry.name)))),
             }
         }
-        if let Some(e) = &damaged {
-            self.report.blind(e, RECORD_HINT);
+        // A disk that changed shard is remembered by the logs of both.
+        let theirs = self.remembered.iter().filter(|g| g.vdi == entry.id);
+        let remembered = theirs.map(|g| (g.lease_epoch, g.generation)).max();
+        match &damaged {
+            Some((slot, e)) if best.is_some_and(|r| remembered == Some(version(&r))) => {
+                self.report.corrupt(e, SLOT_HINT);
+                self.mend_slot(entry, *slot).await;
+            }
+            Some((_, e)) => drop(self.report.blind(e, RECORD_HINT)),
+            None => {}
         }
         let Some(record) = best else {
             let error =
@@ -68,9 +77,8 @@ impl Check {
             return None;
         };
         self.applied.insert(record.id, (entry.name.clone(), record.applied.seq));
-        let remembered = self.remembered.iter().find(|g| g.vdi == record.id);
-        if let Some(g) = remembered.filter(|g| (g.lease_epoch, g.generation) > version(&record)) {
-            let (found, expected) = (record.generation.0, g.generation.0);
+        if let Some((_, expected)) = remembered.filter(|newest| *newest > version(&record)) {
+            let (found, expected) = (record.generation.0, expected.0);
             let detail = format!("generation {found} is older than {expected}, which the log remembers");
             let error = Error::corrupt("VDI record", slot_name(&entry.name, entry.slots[0]), detail);
             self.report.blind(&error, RECORD_HINT);

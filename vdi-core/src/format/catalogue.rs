@@ -57,6 +57,14 @@ pub enum ExtentKind {
     Log = 4,
 }
 
+impl ExtentKind {
+    /// The kind that byte `raw` stands for.
+    pub(super) fn of(raw: u8) -> Option<ExtentKind> {
+        use ExtentKind::{Data, Free, Log, Metadata, System};
+        [Free, System, Metadata, Data, Log].into_iter().find(|kind| *kind as u8 == raw)
+    }
+}
+
 /// One extent's entry.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct CatalogueEntry {
@@ -112,16 +120,9 @@ pub fn decode(
         if raw.reserved_a != 0 || raw.reserved_b.get() != 0 {
             return Err(bad(format!("entry {i}: a reserved field is not zero")));
         }
-        let kind = match raw.kind {
-            0 => ExtentKind::Free,
-            1 => ExtentKind::System,
-            2 => ExtentKind::Metadata,
-            3 => ExtentKind::Data,
-            4 => ExtentKind::Log,
-            k => return Err(bad(format!("entry {i}: unknown extent kind {k}"))),
-        };
         out.push(CatalogueEntry {
-            kind,
+            kind: ExtentKind::of(raw.kind)
+                .ok_or_else(|| bad(format!("entry {i}: unknown extent kind {}", raw.kind)))?,
             host: raw.host.get(),
             shard: raw.shard.get(),
             device: raw.device.get(),

@@ -21,9 +21,10 @@
 //! | 0 | 64 | | header |
 //! | 64 + 64 i | 64 | bits | region i of this sector: bit b of byte a is block 8 a + b; set means used |
 
-use super::catalogue::ExtentKind;
-use super::{Expect, HEADER_BYTES, Kind, seal, verify};
-use crate::error::Result;
+use super::catalogue::{CatalogueEntry, ExtentKind};
+use super::superblock::Superblock;
+use super::{Expect, HEADER_BYTES, Kind, owner_of, seal, verify};
+use crate::error::{Error, Result};
 use crate::limits::REGION_BLOCKS;
 use crate::units::{BLOCK_SIZE, ExtentNumber, Generation, Geometry, Uuid};
 
@@ -58,6 +59,12 @@ pub const fn sector_offset(index: u32) -> u64 {
     (BLOCK_SIZE + index as usize * SECTOR_SIZE) as u64
 }
 
+/// Generation of the bitmap sectors of a new lease: a sector of an earlier one is never newer.
+#[must_use]
+pub const fn first_generation(lease_generation: u64) -> Generation {
+    Generation(lease_generation << 32)
+}
+
 /// Who holds an extent, repeated in the extent itself.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct ExtentHeader {
@@ -85,6 +92,22 @@ impl ExtentHeader {
         seal(&mut b, header_expect(self.number, owner), Generation(self.lease_generation));
         b
     }
+    /// What the header of extent `number` says, whatever the catalogue says.
+    pub fn decode(bytes: &[u8], number: ExtentNumber, owner: Uuid) -> Result<ExtentHeader> {
+        verify(bytes, header_expect(number, owner))?;
+        let bad = |d: &str| Error::corrupt("extent header", format!("extent {}", number.0), d);
+        let half = |at: usize| u16::from_le_bytes([bytes[at], bytes[at + 1]]);
+        let generation = bytes[72..80].try_into().expect("eight bytes");
+        let header = ExtentHeader {
+            number,
+            kind: ExtentKind::of(bytes[64]).ok_or_else(|| bad("unknown extent kind"))?,
+            host: half(66),
+            shard: half(68),
+            lease_generation: u64::from_le_bytes(generation),
+        };
+        // Whatever is not a field is zero.
+        if bytes == header.encode(owner) { Ok(header) } else { Err(bad("a reserved field is not zero")) }
+    }
     /// Check that `bytes` is exactly this header.
     pub fn verify(&self, bytes: &[u8], owner: Uuid) -> Result<()> {
         verify(bytes, header_expect(self.number, owner))?;
@@ -92,13 +115,31 @@ impl ExtentHeader {
         let handed_over =
             ExtentHeader { host: 0, shard: 0, lease_generation: self.lease_generation + 1, ..*self };
         if bytes != self.encode(owner) && bytes != handed_over.encode(owner) {
-            return Err(crate::error::Error::corrupt(
+            return Err(Error::corrupt(
                 "extent header",
                 format!("extent {}", self.number.0),
                 "it disagrees with the catalogue about kind or owner",
             ));
         }
         Ok(())
+    }
+}
+
+/// The catalogue entry of extent `number` of the store `sb` as the extent's first block tells it, for when the
+/// catalogue cannot; None when that is a damaged header.
+#[must_use]
+pub fn entry_by_header(block: &[u8], number: ExtentNumber, sb: &Superblock) -> Option<CatalogueEntry> {
+    let start_block = u64::from(number.0) << sb.geometry.extent_bits;
+    let entry = |kind, host, shard, lease_generation| {
+        Some(CatalogueEntry { kind, host, shard, device: 0, start_block, lease_generation })
+    };
+    let bytes = block.get(..SECTOR_SIZE)?;
+    match ExtentHeader::decode(bytes, number, sb.uuid) {
+        _ if number.0 < sb.system_extents => entry(ExtentKind::System, 0, 0, 0),
+        Ok(h) => entry(h.kind, h.host, h.shard, h.lease_generation),
+        // What lies there was never an extent of this store: even a damaged header names its store.
+        Err(_) if owner_of(bytes) != sb.uuid => entry(ExtentKind::Free, 0, 0, 0),
+        Err(_) => None,
     }
 }
 
@@ -181,6 +222,8 @@ mod tests {
         };
         let bytes = h.encode(Uuid(5));
         every_flipped_bit_is_found(&bytes, |b| h.verify(b, Uuid(5)).is_ok());
+        assert_eq!(ExtentHeader::decode(&bytes, h.number, Uuid(5)).unwrap(), h);
+        every_flipped_bit_is_found(&bytes, |b| ExtentHeader::decode(b, h.number, Uuid(5)).is_ok());
         let mut regions = [[0u64; 8]; 7];
         regions[0][0] = 0b1011;
         regions[6][7] = 1 << 63;

@@ -157,8 +157,8 @@ pub fn verify(bytes: &[u8], expect: Expect) -> Result<Generation> {
     Ok(Generation(generation))
 }
 
-/// The owner that a structure claims, unverified (zero when too short): only the superblock's reader,
-/// who knows nothing yet, may ask.
+/// The owner that a structure claims, unverified (zero when too short): only those may ask who know nothing yet,
+/// or look at what does not verify.
 fn owner_of(bytes: &[u8]) -> Uuid {
     Header::ref_from_prefix(bytes).map_or(Uuid(0), |(h, _)| Uuid(h.owner.get()))
 }

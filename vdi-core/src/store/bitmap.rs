@@ -86,6 +86,10 @@ impl Bitmaps {
             index.insert((is, start));
         }
     }
+    /// Free blocks of the emptiest region of this kind.
+    pub fn most_free(&mut self, kind: ExtentKind) -> u32 {
+        self.index(kind).last().map_or(0, |(free, _)| *free)
+    }
     /// Claim every free block of the emptiest region of this kind: its start and mask.
     pub fn claim_emptiest(&mut self, g: Geometry, kind: ExtentKind) -> Option<(BlockAddr, RegionBits)> {
         let (_, Reverse(start)) = self.index(kind).last().copied()?;

@@ -22,7 +22,8 @@ impl Store {
         self.learn_extent(number, entry);
         let g = self.geometry();
         let regions = empty_regions(extent::regions(g), extent::overhead_blocks(g));
-        let generations = vec![first_generation(&entry); extent::bitmap_sectors(g) as usize];
+        let generations =
+            vec![extent::first_generation(entry.lease_generation); extent::bitmap_sectors(g) as usize];
         let free = self.0.bitmaps.borrow_mut().insert(g, number, kind, regions, generations);
         self.0.space.borrow_mut().add_extent(kind, free, true);
         Ok(())
@@ -34,8 +35,7 @@ impl Store {
         let _turn = self.0.leasing.lock().await;
         let (number, mut entry) = {
             let catalogue = self.0.catalogue.borrow();
-            let free = catalogue.entries.iter().position(|e| e.kind == ExtentKind::Free);
-            let number = free.ok_or_else(|| self.no_space())?;
+            let number = catalogue.free().next().ok_or_else(|| self.no_space())?;
             (ExtentNumber(number as u32), catalogue.entries[number])
         };
         (entry.kind, entry.host, entry.shard) = (kind, slot, slot);
@@ -46,7 +46,13 @@ impl Store {
         head[..extent::SECTOR_SIZE].copy_from_slice(&header(number, &entry).encode(owner));
         for (i, chunk) in regions.chunks(extent::REGIONS_PER_SECTOR as usize).enumerate() {
             let at = extent::sector_offset(i as u32) as usize;
-            let bytes = extent::encode_sector(number, i as u32, chunk, owner, first_generation(&entry));
+            let bytes = extent::encode_sector(
+                number,
+                i as u32,
+                chunk,
+                owner,
+                extent::first_generation(entry.lease_generation),
+            );
             head[at..at + extent::SECTOR_SIZE].copy_from_slice(&bytes);
         }
         self.0.device.write_bufs(entry.start_block * BLOCK_BYTES, smallvec![IoBuf::Owned(head)]).await?;
@@ -125,11 +131,6 @@ pub(super) fn header(number: ExtentNumber, entry: &CatalogueEntry) -> ExtentHead
         shard: entry.shard,
         lease_generation: entry.lease_generation,
     }
-}
-
-/// Bitmap generations go on from the lease's, so that a sector of an earlier lease is never newer.
-pub(super) fn first_generation(entry: &CatalogueEntry) -> Generation {
-    Generation(entry.lease_generation << 32)
 }
 
 /// Regions of a fresh extent: all free but the blocks of header and bitmap.

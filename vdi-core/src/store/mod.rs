@@ -31,8 +31,8 @@ use crate::buffer::{AlignedBuf, IoBufs};
 use crate::device::DeviceHandle;
 use crate::error::{Error, ErrorKind, Result};
 use crate::executor::TaskLock;
-use crate::format::catalogue::CatalogueEntry;
 pub use crate::format::catalogue::ExtentKind;
+use crate::format::catalogue::{CatalogueEntry, ENTRIES_PER_SECTOR};
 use crate::format::host::{Claim, HostRecord};
 use crate::format::superblock::Superblock;
 use crate::units::{BLOCK_BYTES, BLOCK_SIZE, BlockAddr, Geometry, Uuid};
@@ -89,7 +89,17 @@ struct Inner {
 
 struct Catalogue {
     entries: Vec<CatalogueEntry>,
+    /// Of its sectors; zero for one that is damaged on disk, and was made from the headers of its extents.
     generations: Vec<crate::units::Generation>,
+}
+
+impl Catalogue {
+    /// Free extents, by number. Those of a damaged sector are left alone until it is repaired.
+    fn free(&self) -> impl Iterator<Item = usize> + '_ {
+        let numbered = self.entries.iter().enumerate();
+        let free = numbered.filter(|(_, e)| e.kind == ExtentKind::Free).map(|(n, _)| n);
+        free.filter(|n| self.generations.get(n / ENTRIES_PER_SECTOR).is_none_or(|g| g.0 > 0))
+    }
 }
 
 struct ActiveClaim {

@@ -5,13 +5,13 @@ use std::cell::{Cell, RefCell};
 use std::rc::Rc;
 
 use super::bitmap::{Bitmaps, free_in};
-use super::extents::{first_generation, header};
+use super::extents::header;
 use super::home::{Home, SystemCopy};
 use super::host::host_offset;
 use super::registry::{Registry, Slot};
 use super::reuse::Quarantine;
 use super::space::Space;
-use super::{Catalogue, ExtentKind, HOME_SLOT, Inner, Store, create, lease};
+use super::{Catalogue, HOME_SLOT, Inner, Store, create, lease};
 use crate::buffer::{AlignedBuf, is_zero};
 use crate::device::DeviceHandle;
 use crate::error::{Error, ErrorKind, Result};
@@ -71,9 +71,9 @@ impl Store {
     pub async fn open_home(device: DeviceHandle, home: Option<Rc<dyn Home>>) -> Result<Store> {
         let sb = usable_superblock(&device).await?;
         let mut warnings = Vec::new();
-        let catalogue = read_catalogue(&device, &sb).await?;
+        let catalogue = read_catalogue(&device, &sb, &mut warnings).await?;
         let registry = read_registry(&device, &sb, &mut warnings).await?;
-        let free_extents = catalogue.entries.iter().filter(|e| e.kind == ExtentKind::Free).count() as u64;
+        let free_extents = catalogue.free().count() as u64;
         let system = System { catalogue, registry, free_extents, home, slot: HOME_SLOT };
         Store::open_slot(device, sb, system, warnings).await
     }
@@ -141,7 +141,8 @@ impl Store {
         let blocks = extent::overhead_blocks(g) as usize;
         let head = self.0.device.read(entry.start_block * BLOCK_BYTES, blocks * BLOCK_SIZE).await?;
         let count = extent::regions(g) as usize;
-        let mut generations = vec![first_generation(entry); extent::bitmap_sectors(g) as usize];
+        let mut generations =
+            vec![extent::first_generation(entry.lease_generation); extent::bitmap_sectors(g) as usize];
         if let Err(e) = header(number, entry).verify(&head[..SECTOR], self.uuid()) {
             // Nothing is allocated there any more; what lives there stays readable.
             self.0.warnings.borrow_mut().push(e);
@@ -256,13 +257,27 @@ async fn read_chunked(device: &DeviceHandle, start_block: u64, bytes: usize) -> 
     Ok(out)
 }
 
-async fn read_catalogue(device: &DeviceHandle, sb: &Superblock) -> Result<Catalogue> {
+async fn read_catalogue(
+    device: &DeviceHandle,
+    sb: &Superblock,
+    warnings: &mut Vec<Error>,
+) -> Result<Catalogue> {
     let used = (sb.extents as usize).div_ceil(ENTRIES_PER_SECTOR);
     let bytes = read_chunked(device, u64::from(sb.catalogue_start), used * SECTOR).await?;
     let mut out = Catalogue { entries: Vec::new(), generations: Vec::new() };
     for (index, sector) in bytes.chunks_exact(SECTOR).enumerate() {
         let count = ENTRIES_PER_SECTOR.min(sb.extents as usize - index * ENTRIES_PER_SECTOR);
-        let (entries, generation) = catalogue::decode(sector, index as u32, count, sb.uuid)?;
+        let (entries, generation) = match catalogue::decode(sector, index as u32, count, sb.uuid) {
+            Ok(decoded) => decoded,
+            Err(e) => {
+                let first = (index * ENTRIES_PER_SECTOR) as u32;
+                let Some(entries) = entries_by_headers(device, sb, first..first + count as u32).await? else {
+                    return Err(e);
+                };
+                warnings.push(e);
+                (entries, Generation(0))
+            }
+        };
         out.entries.extend(entries);
         out.generations.push(generation);
     }
@@ -278,6 +293,21 @@ async fn read_catalogue(device: &DeviceHandle, sb: &Superblock) -> Result<Catalo
         }
     }
     Ok(out)
+}
+
+/// What the headers of `extents` say; None when one of them is damaged.
+async fn entries_by_headers(
+    device: &DeviceHandle,
+    sb: &Superblock,
+    extents: std::ops::Range<u32>,
+) -> Result<Option<Vec<CatalogueEntry>>> {
+    let mut entries = Vec::new();
+    for number in extents.map(ExtentNumber) {
+        let start_block = u64::from(number.0) << sb.geometry.extent_bits;
+        let block = device.read(start_block * BLOCK_BYTES, BLOCK_SIZE).await?;
+        entries.push(extent::entry_by_header(&block, number, sb));
+    }
+    Ok(entries.into_iter().collect())
 }
 
 async fn read_registry(

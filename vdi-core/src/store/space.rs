@@ -79,6 +79,10 @@ impl Space {
         self.free_extents -= given;
         given
     }
+    /// Whether there is a free extent that no promise needs.
+    pub fn has_spare_extent(&self) -> bool {
+        self.free_extents > self.extents_needed(self.reserved, RESERVE_BLOCKS)
+    }
     pub fn add_free(&mut self, kind: ExtentKind, blocks: u64) {
         match kind {
             ExtentKind::Data => self.free_data += blocks,

@@ -12,6 +12,7 @@ use smallvec::SmallVec;
 use super::content::{Content, Staged};
 use super::overlay::{Batch, EpochChanges};
 use super::snapshot::{Event, What};
+use super::spilled::Spilled;
 use super::{Vdi, root_of};
 use crate::buffer::{AlignedBuf, IoBuf, IoBufs};
 use crate::error::Result;
@@ -29,8 +30,6 @@ const RUN_BLOCKS_MAX: u32 = (CHECKPOINT_WRITE_BYTES_MAX / BLOCK_SIZE) as u32;
 /// less than 200 us of work each.
 const ENTRIES_PER_SLICE: usize = 1024;
 const FORGOTTEN_PER_SLICE: usize = 256;
-/// Reads of log data on their way at once, for one run.
-const READS_MAX: usize = 32;
 const WRITES_MAX: usize = CHECKPOINT_INFLIGHT_BYTES_MAX / CHECKPOINT_WRITE_BYTES_MAX;
 
 /// What one checkpoint takes of a VDI.
@@ -51,11 +50,21 @@ pub struct Prepared {
 }
 
 /// Inline blocks on their way to a data run.
-struct Piece {
-    at: u64,
-    staged: Rc<Staged>,
-    first: u32,
-    blocks: u32,
+pub(super) struct Piece {
+    pub at: u64,
+    pub staged: Rc<Staged>,
+    /// The first, counted in the record's data.
+    pub first: u32,
+    pub blocks: u32,
+    /// The data, and where in it the first block is; None while it is on the log's device only.
+    pub memory: Option<(Rc<AlignedBuf>, u32)>,
+}
+
+impl Piece {
+    /// The first block, counted in the segment's data.
+    pub fn first_in_segment(&self) -> u32 {
+        self.staged.first_block + self.first
+    }
 }
 
 impl Prepared {
@@ -165,7 +174,7 @@ impl Vdi {
     /// Give the inline blocks of an epoch their places, and write them there, sorted and packed.
     async fn place_epoch(&self, changes: EpochChanges) -> Result<Vec<Change>> {
         let mut there = Vec::new();
-        let mut inline = VecDeque::new();
+        let mut inline = Vec::new();
         for (nth, (at, blocks, content)) in changes.into_iter().enumerate() {
             match &content {
                 Content::Zero if seeded_bug(Bug::DiscardNotApplied) => {}
@@ -173,26 +182,48 @@ impl Vdi {
                 Content::Placed(..) => push_placed(at, blocks, &content, &mut there),
                 Content::Staged(staged, first) => {
                     let (staged, first) = (Rc::clone(staged), *first);
-                    inline.push_back(Piece { at, staged, first, blocks: blocks as u32 });
+                    inline.push(Piece { at, staged, first, blocks: blocks as u32, memory: None });
                 }
             }
             if nth % ENTRIES_PER_SLICE == ENTRIES_PER_SLICE - 1 {
                 yield_now().await;
             }
         }
-        let mut written = Vec::with_capacity(inline.len());
-        self.write_inline(inline, &mut written).await?;
+        let written = self.write_inline(inline).await?;
         Ok(merge(there, written).await)
     }
-    async fn write_inline(&self, mut inline: VecDeque<Piece>, out: &mut Vec<Change>) -> Result<()> {
-        let mut left: u64 = inline.iter().map(|p| u64::from(p.blocks)).sum();
+    /// Write the blocks of `inline`, which is in order of the disk; returns where they went, in that order too.
+    async fn write_inline(&self, inline: Vec<Piece>) -> Result<Vec<Change>> {
+        let mut there = VecDeque::new();
+        let mut spilled = Spilled::default();
+        for (nth, mut piece) in inline.into_iter().enumerate() {
+            match piece.staged.memory() {
+                Some(memory) => {
+                    piece.memory = Some((memory, piece.first));
+                    there.push_back(piece);
+                }
+                None => spilled.add(piece),
+            }
+            if nth % ENTRIES_PER_SLICE == ENTRIES_PER_SLICE - 1 {
+                yield_now().await;
+            }
+        }
+        let mut written = self.write_pieces(there).await?;
+        while let Some(pieces) = self.read_spilled(&mut spilled).await? {
+            written = merge(written, self.write_pieces(pieces.into()).await?).await;
+        }
+        Ok(written)
+    }
+    async fn write_pieces(&self, mut pieces: VecDeque<Piece>) -> Result<Vec<Change>> {
+        let mut out = Vec::with_capacity(pieces.len());
+        let mut left: u64 = pieces.iter().map(|p| u64::from(p.blocks)).sum();
         let mut writes: Vec<LocalFuture<'_, Result<()>>> = Vec::new();
         while left > 0 {
             let want = left.min(u64::from(RUN_BLOCKS_MAX)) as u32;
             let run = self.0.shared.store.allocate(ExtentKind::Data, want).await?;
             self.0.attempt.borrow_mut().push(run);
             left -= u64::from(run.blocks);
-            let parts = fill_run(&mut inline, run, out);
+            let parts = fill_run(&mut pieces, run, &mut out);
             writes.push(Box::pin(self.write_run(run, parts)));
             if writes.len() == WRITES_MAX {
                 join_all(std::mem::take(&mut writes)).await.into_iter().collect::<Result<()>>()?;
@@ -200,39 +231,17 @@ impl Vdi {
                 yield_now().await;
             }
         }
-        join_all(writes).await.into_iter().collect()
+        join_all(writes).await.into_iter().collect::<Result<()>>()?;
+        Ok(out)
     }
     async fn write_run(&self, run: Run, parts: Vec<Piece>) -> Result<()> {
-        let mut bufs = IoBufs::new();
-        for some in parts.chunks(READS_MAX) {
-            let mut reads: Vec<LocalFuture<'_, Result<IoBuf>>> = Vec::new();
-            let at = bufs.len();
-            for p in some {
-                let bytes = p.first as usize * BLOCK_SIZE..(p.first + p.blocks) as usize * BLOCK_SIZE;
-                match p.staged.memory() {
-                    Some(memory) => bufs.push(IoBuf::Shared(memory, bytes)),
-                    None => {
-                        bufs.push(IoBuf::Owned(AlignedBuf::zeroed(0)));
-                        reads.push(Box::pin(self.read_piece(p)));
-                    }
-                }
-            }
-            if reads.is_empty() {
-                continue;
-            }
-            let mut reads = join_all(reads).await.into_iter();
-            for missing in bufs[at..].iter_mut().filter(|b| b.is_empty()) {
-                *missing = reads.next().expect("one read for each piece that is missing")?;
-            }
-        }
+        let bytes = |at: u32, blocks: u32| at as usize * BLOCK_SIZE..(at + blocks) as usize * BLOCK_SIZE;
+        let data = |p: Piece| {
+            let (memory, at) = p.memory.expect("data is in memory when it is written");
+            IoBuf::Shared(memory, bytes(at, p.blocks))
+        };
+        let bufs: IoBufs = parts.into_iter().map(data).collect();
         self.0.shared.store.write_blocks(run.start, bufs).await
-    }
-    /// Data that left memory, from the log.
-    async fn read_piece(&self, p: &Piece) -> Result<IoBuf> {
-        let first = p.staged.first_block + p.first;
-        let data = self.0.shared.log.read_data(&p.staged.segment, first, p.blocks).await?;
-        super::read::verify_all(&data, &p.staged.crcs[p.first as usize..], &self.name())?;
-        Ok(IoBuf::Owned(data))
     }
     /// Write the record that names what was prepared, to the slot not written last.
     pub async fn write_record(&self, prepared: &Prepared) -> Result<()> {
@@ -306,6 +315,7 @@ fn fill_run(inline: &mut VecDeque<Piece>, run: Run, out: &mut Vec<Change>) -> Ve
                 staged: Rc::clone(&p.staged),
                 first: p.first + n,
                 blocks: p.blocks - n,
+                memory: p.memory.as_ref().map(|(memory, at)| (Rc::clone(memory), at + n)),
             };
             inline.push_front(rest);
             p.blocks = n;

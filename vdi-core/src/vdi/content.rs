@@ -127,7 +127,8 @@ impl Placed {
     }
 }
 
-/// Data of the log kept in memory, bounded: the oldest leaves first, and is then read from the log.
+/// Data of the log kept in memory, bounded: the oldest leaves first, and is then read from the log. What a running
+/// checkpoint found here it keeps until it is written: at most as much again.
 pub struct Staging {
     bytes: Rc<Cell<usize>>,
     bytes_max: usize,

@@ -1,6 +1,6 @@
-//! A held VDI takes no writes; it can still be read. Either its checkpoint fails (a block under its tree cannot
-//! be read, its device is away), and then it is tried again now and then and let go when it succeeds; or what
-//! is known of it contradicts itself, and only a restart looks again.
+//! A held VDI takes no writes. Either its checkpoint fails (a block under its tree cannot be read, its device is away):
+//! then it can be read, is tried again now and then, and let go when it succeeds. Or what is known of it contradicts
+//! itself: it may have gone back to an earlier state, so it is not shown to a guest, and only a restart looks again.
 
 use std::cell::{Cell, RefCell};
 
@@ -107,6 +107,17 @@ impl Vdi {
             text += why.message();
         }
         Some(text)
+    }
+    /// An error when the VDI may have gone back to an earlier state.
+    pub(super) fn check_certain(&self) -> Result<()> {
+        match &*self.0.trouble.hold.borrow() {
+            Some(Hold { why, stuck: false }) => Err(Error::new(
+                why.kind(),
+                format!("VDI '{}' is held and may be older than it was: {}", self.name(), why.message()),
+                "attach it with --read-only to look at what is left; roll back or restore what its guest needs",
+            )),
+            _ => Ok(()),
+        }
     }
     pub(super) fn check_writable(&self) -> Result<()> {
         if self.0.deleted.get() {

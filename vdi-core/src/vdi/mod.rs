@@ -25,6 +25,7 @@ pub mod recover;
 mod resize;
 mod room;
 mod snapshot;
+mod spilled;
 mod write;
 
 use std::cell::{Cell, RefCell};

@@ -14,7 +14,20 @@ use crate::units::{BLOCK_BYTES, BLOCK_SIZE, BlockAddr, VirtualBlock};
 
 impl Vdi {
     /// Fill `bufs` from `sector` on.
+    ///
+    /// # Errors
+    /// Whatever makes it unsure what the disk holds there, and nothing is shown then: `Corrupt` and device errors for
+    /// a damaged block, and for all of a VDI that may have gone back to an earlier state (it is held then).
     pub async fn read(&self, sector: u64, bufs: &GuestBufs) -> Result<()> {
+        self.check_certain()?;
+        self.salvage(sector, bufs).await
+    }
+    /// As [`Vdi::read`], but even when the VDI may have gone back to an earlier state: for whoever only looks at what
+    /// is left.
+    ///
+    /// # Errors
+    /// As [`Vdi::read`] for damaged blocks.
+    pub async fn salvage(&self, sector: u64, bufs: &GuestBufs) -> Result<()> {
         let start = self.check_range(sector, bufs.len() as u64)?;
         if bufs.is_empty() {
             return Ok(());

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use clap::{Args, ValueEnum};
 use serde_json::{Value, json};
-use vdi_core::check::{CheckOptions, Report, Severity, check, repair_leaks};
+use vdi_core::check::{CheckOptions, Report, Severity, check, repair_leaks, write_mends};
 use vdi_core::device::DeviceHandle;
 use vdi_core::limits::SHARDS_MAX;
 use vdi_core::units::BLOCK_BYTES;
@@ -15,7 +15,10 @@ use crate::control::api::error::Result;
 use crate::control::api::log_path::{default_log_path, shard_log_path};
 use crate::control::api::size::human;
 
-/// Check a store, and repair leaks
+/// Rounds of repair: a damaged catalogue hides bitmaps, and they hide leaks.
+const ROUNDS_MAX: u32 = 4;
+
+/// Check a store, and repair it
 ///
 /// Reads every structure and tree, and the log if it is there. No daemon may have the store open. Changes
 /// nothing without -r. Exit code as qemu-img check: 0 clean, 1 not completed, 2 corrupt, 3 leaks only.
@@ -31,12 +34,23 @@ pub struct Check {
     /// Read every data block too and compare it with its checksum
     #[arg(long)]
     data: bool,
-    /// Repair: 'leaks' gives leaked blocks back; 'all' is everything that can be repaired, at present the same
+    /// Repair: 'leaks' gives leaked blocks back; 'all' also writes anew what follows from what is sound: superblocks,
+    /// the catalogue, extent headers, bitmaps, slots of VDI records. It shows its plan and asks
     #[arg(short, long, value_name = "WHAT")]
     repair: Option<Repair>,
     /// With -r: only say what would be repaired
     #[arg(short = 'n', long, requires = "repair")]
     dry_run: bool,
+    /// With -r all: do not ask
+    #[arg(long, requires = "repair")]
+    yes: bool,
+}
+
+/// What has been repaired.
+#[derive(Default)]
+struct Repaired {
+    anew: Vec<String>,
+    blocks: u64,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
@@ -56,17 +70,31 @@ impl Check {
             logs.push(local.open(&path, false)?);
         }
         let options = CheckOptions { data: self.data };
-        let mut report = examine(&local, &store, &logs, options)?;
-        let mut repaired_blocks = 0;
-        if write && report.counts.blocks_leaked > 0 {
-            let (handle, first) = (store.clone(), report);
-            repaired_blocks = local.run(async move { repair_leaks(&handle, &first).await })?;
-            report = examine(&local, &store, &logs, options)?;
+        let again = || examine(&local, &store, &logs, options);
+        let mut report = again()?;
+        let mut done = Repaired::default();
+        for _ in 0..ROUNDS_MAX {
+            let plan = report.mend_plan();
+            if !write || self.repair != Some(Repair::All) || plan.is_empty() {
+                break;
+            }
+            session.confirm(&question(&self.store, &plan), self.yes)?;
+            let (handle, seen) = (store.clone(), report);
+            local.run(async move { write_mends(&handle, &seen).await })?;
+            done.anew.extend(plan);
+            report = again()?;
         }
-        let plan = if self.dry_run { report.leak_plan() } else { Vec::new() };
-        session.show(&as_json(&report, repaired_blocks, &plan), || {
-            text(&self.store, &store, &report, repaired_blocks, &plan)
-        })?;
+        if write && report.counts.blocks_leaked > 0 {
+            let (handle, seen) = (store.clone(), report);
+            done.blocks = local.run(async move { repair_leaks(&handle, &seen).await })?;
+            report = again()?;
+        }
+        let mut plan = Vec::new();
+        if self.dry_run {
+            plan.extend(report.mend_plan().into_iter().filter(|_| self.repair == Some(Repair::All)));
+            plan.extend(report.leak_plan());
+        }
+        session.show(&as_json(&report, &done, &plan), || text(&self.store, &store, &report, &done, &plan))?;
         Ok(report.exit_code())
     }
 
@@ -82,6 +110,11 @@ impl Check {
         let there = paths.filter(|path| path.exists());
         Ok(there.map(PathBuf::into_os_string).filter_map(|p| p.into_string().ok()).collect())
     }
+}
+
+fn question(store: &str, plan: &[String]) -> String {
+    let lines: String = plan.iter().map(|line| format!("  {line}\n")).collect();
+    format!("What can be repaired on {store}:\n{lines}A copy of the store is the safer place to try. Do it?")
 }
 
 fn examine(
@@ -110,7 +143,7 @@ fn result(report: &Report) -> &'static str {
     }
 }
 
-fn as_json(report: &Report, repaired_blocks: u64, plan: &[String]) -> Value {
+fn as_json(report: &Report, done: &Repaired, plan: &[String]) -> Value {
     let c = &report.counts;
     let findings: Vec<Value> = report
         .findings
@@ -132,7 +165,8 @@ fn as_json(report: &Report, repaired_blocks: u64, plan: &[String]) -> Value {
         "incomplete": report.incomplete,
         "findings": findings,
         "findings_dropped": report.findings_dropped,
-        "repaired_bytes": repaired_blocks * BLOCK_BYTES,
+        "repaired": done.anew,
+        "repaired_bytes": done.blocks * BLOCK_BYTES,
         "would_repair": plan,
         "counts": {
             "vdis": c.vdis, "snapshots": c.snapshots, "nodes": c.nodes, "extents": c.extents,
@@ -144,7 +178,7 @@ fn as_json(report: &Report, repaired_blocks: u64, plan: &[String]) -> Value {
     })
 }
 
-fn text(url: &str, store: &DeviceHandle, report: &Report, repaired_blocks: u64, plan: &[String]) -> String {
+fn text(url: &str, store: &DeviceHandle, report: &Report, done: &Repaired, plan: &[String]) -> String {
     let c = &report.counts;
     let bytes = |blocks: u64| human(blocks * BLOCK_BYTES);
     let mut out = format!(
@@ -174,8 +208,11 @@ fn text(url: &str, store: &DeviceHandle, report: &Report, repaired_blocks: u64, 
     if report.findings_dropped > 0 {
         out.push_str(&format!("... and {} more\n", report.findings_dropped));
     }
-    if repaired_blocks > 0 {
-        out.push_str(&format!("repaired: {} given back\n", bytes(repaired_blocks)));
+    for line in &done.anew {
+        out.push_str(&format!("repaired: {line}\n"));
+    }
+    if done.blocks > 0 {
+        out.push_str(&format!("repaired: {} given back\n", bytes(done.blocks)));
     }
     for line in plan {
         out.push_str(&format!("would {line}\n"));

@@ -10,11 +10,18 @@ use vdi_core::{ErrorKind, Result};
 
 use crate::vhost::{Operation, Status};
 
-/// Execute `operation`; a failure is logged and becomes the guest's I/O error.
-pub(super) async fn execute(vdi: &Vdi, operation: Operation, durable: bool, parts: &Parts) -> Status {
+/// Execute `operation`; a failure is logged and becomes the guest's I/O error. On a disk attached `read_only` what is
+/// left of a held VDI can be read.
+pub(super) async fn execute(
+    vdi: &Vdi,
+    read_only: bool,
+    operation: Operation,
+    durable: bool,
+    parts: &Parts,
+) -> Status {
     let ack = if durable { Ack::WriteThrough } else { Ack::WriteBack };
     let result = match operation {
-        Operation::Read { sector, bufs } => read(vdi, sector, &bufs).await,
+        Operation::Read { sector, bufs } => read(vdi, read_only, sector, &bufs).await,
         Operation::Write { sector, bufs } => write(vdi, sector, &bufs, ack, parts).await,
         Operation::Flush => vdi.flush().await,
         Operation::Discard(ranges) => {
@@ -49,13 +56,13 @@ fn pieces(len: usize) -> impl Iterator<Item = Range<usize>> {
     (0..len).step_by(REQUEST_BYTES_MAX).map(move |at| at..len.min(at + REQUEST_BYTES_MAX))
 }
 
-async fn read(vdi: &Vdi, sector: u64, bufs: &GuestBufs) -> Result<()> {
-    if bufs.len() <= REQUEST_BYTES_MAX {
+async fn read(vdi: &Vdi, read_only: bool, sector: u64, bufs: &GuestBufs) -> Result<()> {
+    if bufs.len() <= REQUEST_BYTES_MAX && !read_only {
         return vdi.read(sector, bufs).await;
     }
     for piece in pieces(bufs.len()) {
-        let at = sector + piece.start as u64 / SECTOR_BYTES;
-        vdi.read(at, &bufs.range(piece)).await?;
+        let (at, bufs) = (sector + piece.start as u64 / SECTOR_BYTES, bufs.range(piece));
+        if read_only { vdi.salvage(at, &bufs).await? } else { vdi.read(at, &bufs).await? }
     }
     Ok(())
 }

@@ -191,6 +191,38 @@ fn check_finds_a_flipped_bit_and_says_corrupt() {
 }
 
 #[test]
+fn check_repairs_what_has_a_second_copy_after_showing_the_plan_and_asking() {
+    let dir = tempfile::tempdir().unwrap();
+    assert_eq!(format(dir.path(), "--size 64M").code, 0);
+    let path = dir.path().join("store");
+    let whole = std::fs::read(&path).unwrap();
+    let file = std::fs::File::options().write(true).open(&path).unwrap();
+    file.write_all_at(b"rot", 100).unwrap();
+    let damaged = std::fs::read(&path).unwrap();
+    let unchanged = || std::fs::read(&path).unwrap() == damaged;
+    let plan = "write superblock copy 0 anew, from copy 1";
+    let ran = check(dir.path(), "-r all -n");
+    assert!(ran.code == 2 && ran.out.contains(&format!("would {plan}\n")) && unchanged(), "{}", ran.out);
+    assert!(check(dir.path(), "-r leaks").code == 2 && unchanged(), "not asked for");
+    let ran = check(dir.path(), "-r all");
+    assert!(ran.code == 1 && ran.err.contains("no terminal") && unchanged(), "{}", ran.err);
+    let line = format!("parallax check {} -r all", path.display());
+    let ran = run_at(dir.path(), &line, Some("n\n"));
+    assert!(ran.code == 1 && ran.err.contains(plan) && unchanged(), "{}", ran.err);
+    let ran = run_at(dir.path(), &line, Some("y\n"));
+    assert_eq!(ran.code, 0, "{}{}", ran.out, ran.err);
+    assert!(
+        ran.out.contains(&format!("repaired: {plan}\n")) && ran.out.ends_with("result: clean\n"),
+        "{}",
+        ran.out
+    );
+    assert!(std::fs::read(&path).unwrap() == whole);
+    file.write_all_at(b"rot", 100).unwrap();
+    let report = json(&check(dir.path(), "-r all --yes --json"));
+    assert_eq!((&report["result"], &report["repaired"][0]), (&"clean".into(), &plan.into()));
+}
+
+#[test]
 fn check_refuses_a_store_of_an_unknown_feature() {
     use vdi_core::format::superblock::{COPIES, Superblock};
     let dir = tempfile::tempdir().unwrap();

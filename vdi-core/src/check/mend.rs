@@ -1,0 +1,97 @@
+//! What a damaged structure must hold, where that follows from what is sound: the other copy of a superblock, the
+//! catalogue from the extents' headers and they from it, a bitmap from everything that names blocks, a record's slot
+//! from the other one. Trees and data have no second copy.
+
+use super::{Check, Report};
+use crate::device::DeviceHandle;
+use crate::error::Result;
+use crate::format::catalogue::{self, CatalogueEntry, ENTRIES_PER_SECTOR, ExtentKind};
+use crate::format::extent::{self, ExtentHeader, REGIONS_PER_SECTOR, RegionBits};
+use crate::format::registry::RegistryEntry;
+use crate::format::superblock::{COPIES, Superblock};
+use crate::limits::CHECK_FINDINGS_MAX;
+use crate::units::{BLOCK_BYTES, BLOCK_SIZE, BlockAddr, ExtentNumber, Generation};
+
+/// One structure to be written anew.
+pub(super) struct Mend {
+    /// For people.
+    pub what: String,
+    /// Where it begins, bytes from the start of the store.
+    pub offset_bytes: u64,
+    /// What the check found there.
+    pub found: Vec<u8>,
+    /// What it will hold.
+    pub anew: Vec<u8>,
+}
+
+impl Report {
+    /// Propose a mend; as many as there may be findings, the rest waits for the next check.
+    pub(super) fn mend(&mut self, what: String, offset_bytes: u64, found: &[u8], anew: Vec<u8>) {
+        debug_assert_eq!(found.len(), anew.len());
+        if self.mends.len() < CHECK_FINDINGS_MAX {
+            self.mends.push(Mend { what, offset_bytes, found: found.to_vec(), anew });
+        }
+    }
+    /// A superblock from its other copy.
+    pub(super) fn mend_superblock(&mut self, copy: usize, found: &[u8], other: &Superblock) {
+        let what = format!("write superblock copy {copy} anew, from copy {}", 1 - copy);
+        self.mend(what, COPIES[copy] * BLOCK_BYTES, found, other.encode(copy));
+    }
+    /// A sector of the catalogue from the headers of its extents, when all of them are sound or were never written.
+    pub(super) async fn mend_catalogue(
+        &mut self,
+        device: &DeviceHandle,
+        sb: &Superblock,
+        index: u32,
+        found: &[u8],
+    ) -> Result<()> {
+        let first = index * ENTRIES_PER_SECTOR as u32;
+        let mut entries = Vec::new();
+        for number in (first..sb.extents.min(first + ENTRIES_PER_SECTOR as u32)).map(ExtentNumber) {
+            let start_block = u64::from(number.0) << sb.geometry.extent_bits;
+            let block = device.read(start_block * BLOCK_BYTES, BLOCK_SIZE).await?;
+            let Some(entry) = extent::entry_by_header(&block, number, sb) else { return Ok(()) };
+            entries.push(entry);
+        }
+        let what = format!("write catalogue sector {index} anew, from the headers of its extents");
+        let offset =
+            u64::from(sb.catalogue_start) * BLOCK_BYTES + u64::from(index) * catalogue::SECTOR_SIZE as u64;
+        self.mend(what, offset, found, catalogue::encode(index, &entries, sb.uuid, Generation(1)));
+        Ok(())
+    }
+    /// An extent's header from the catalogue.
+    pub(super) fn mend_header(&mut self, header: &ExtentHeader, sb: &Superblock, offset: u64, found: &[u8]) {
+        let what = format!("write the header of extent {} anew, from the catalogue", header.number.0);
+        self.mend(what, offset, found, header.encode(sb.uuid));
+    }
+}
+
+impl Check {
+    /// A bitmap sector from everything that names blocks; what claims have not used counts as used, as before.
+    pub(super) fn mend_bitmap(
+        &mut self,
+        number: ExtentNumber,
+        entry: &CatalogueEntry,
+        (index, found): (u32, &[u8]),
+        used: &[RegionBits],
+    ) {
+        let what =
+            format!("write bitmap sector {index} of extent {} anew, from what uses its blocks", number.0);
+        let offset = entry.start_block * BLOCK_BYTES + extent::sector_offset(index);
+        let first = (index * REGIONS_PER_SECTOR) as usize;
+        let regions = &used[first..used.len().min(first + REGIONS_PER_SECTOR as usize)];
+        let generation = extent::first_generation(entry.lease_generation);
+        let anew = extent::encode_sector(number, index, regions, self.reader.superblock.uuid, generation);
+        self.report.mend(what, offset, found, anew);
+    }
+    /// A record's slot as if it was never written, when the log says that the other one is the newest.
+    pub(super) async fn mend_slot(&mut self, entry: &RegistryEntry, slot: BlockAddr) {
+        let offset = self.reader.offset_bytes(slot, ExtentKind::Metadata);
+        let Ok((offset, found)) = offset.map(|o| (o, self.reader.metadata(slot))) else { return };
+        if let Ok(found) = found.await {
+            let what =
+                format!("empty the damaged slot {slot} of VDI '{}'; the other is the newest", entry.name);
+            self.report.mend(what, offset, &found, vec![0; BLOCK_SIZE]);
+        }
+    }
+}

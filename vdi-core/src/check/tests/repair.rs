@@ -1,0 +1,122 @@
+//! Repairs, of leaks and of structures that have a second copy.
+
+use super::*;
+
+/// Repair as `-r all` does, and check again; returns what was written, and the last report.
+fn mend(world: &World) -> (Vec<String>, Report) {
+    let mut done = Vec::new();
+    for _ in 0..4 {
+        let report = world.check();
+        if report.mend_plan().is_empty() {
+            return (done, report);
+        }
+        done.extend(report.mend_plan());
+        let (device, _) = world.devices();
+        let poll = device.clone();
+        let write = async move { write_mends(&device, &report).await.unwrap() };
+        block_on(&Executor::new(), write, move || poll.poll());
+    }
+    panic!("no end: {done:?}");
+}
+
+#[test]
+fn whatever_structure_with_a_second_copy_is_damaged_it_is_mended_and_the_store_clean_again() {
+    let (world, places) = &*built();
+    let mut seen = std::collections::BTreeSet::new();
+    let mut newest_slots = 0;
+    for (i, place) in places.iter().enumerate().filter(|(_, p)| seen.insert(p.offset)) {
+        let at = (i as u64 * 97) % place.bytes;
+        let damaged = world.flip(place, at, 1 << (i % 8));
+        let (done, report) = mend(&damaged);
+        match place.what {
+            "superblock" | "catalogue" | "extent header" | "bitmap" => {
+                assert_eq!((done.len(), &report.findings), (1, &vec![]), "{place:?} byte {at}: {done:?}");
+            }
+            "VDI record" if done.is_empty() => {
+                assert!(report.is_corrupt() && report.incomplete, "{report:?}");
+                newest_slots += 1;
+            }
+            "VDI record" => assert_eq!(report.findings, [], "{place:?} byte {at}"),
+            _ => assert!(done.is_empty() && !report.findings.is_empty(), "{place:?}: {done:?}"),
+        }
+    }
+    assert_eq!(newest_slots, 2, "one of each disk");
+}
+
+#[test]
+fn damage_behind_damage_is_mended_in_rounds() {
+    let (world, places) = &*built();
+    let first = |what: &str| places.iter().find(|p| p.what == what).unwrap();
+    let mut damaged = world.fork();
+    for what in ["superblock", "catalogue", "bitmap"] {
+        damaged = damaged.flip(first(what), 70, 1);
+    }
+    let (done, report) = mend(&damaged);
+    assert_eq!((done.len(), &report.findings), (3, &vec![]), "{done:?}");
+    // Both tell what the other would be made from.
+    let lost = world.flip(first("catalogue"), 70, 1).flip(first("extent header"), 70, 1);
+    assert!(mend(&lost).1.is_corrupt());
+}
+
+#[test]
+fn a_mend_is_refused_when_the_store_moved_on() {
+    let (world, places) = &*built();
+    let damaged = world.flip(&places[0], 70, 1);
+    let report = damaged.check();
+    let (device, _) = damaged.flip(&places[0], 71, 1).devices();
+    let poll = device.clone();
+    let refused =
+        block_on(&Executor::new(), async move { write_mends(&device, &report).await }, move || poll.poll());
+    assert_eq!(refused.unwrap_err().kind(), ErrorKind::Busy);
+}
+
+#[test]
+fn leaked_blocks_are_counted_and_repair_gives_them_back() {
+    let world = built().0.fork();
+    with_store(&world, |store, _| async move {
+        for kind in [ExtentKind::Data, ExtentKind::Metadata] {
+            let mut left = 7;
+            while left > 0 {
+                left -= store.allocate(kind, left).await.unwrap().blocks;
+            }
+        }
+        store.write_host_record().await.unwrap();
+        store.flush().await.unwrap();
+    });
+    let report = world.check();
+    assert_eq!((report.exit_code(), report.counts.blocks_leaked), (3, 14), "{report:?}");
+    assert_eq!(report.leak_plan().len(), 2);
+    let (device, _) = world.devices();
+    let poll = device.clone();
+    let cleared =
+        block_on(&Executor::new(), async move { repair_leaks(&device, &report).await.unwrap() }, move || {
+            poll.poll()
+        });
+    assert_eq!(cleared, 14);
+    assert_eq!(world.check().findings, []);
+    with_store(&world, |store, _| async move {
+        store.allocate(ExtentKind::Data, 5).await.unwrap();
+    });
+}
+
+#[test]
+fn repair_is_refused_when_references_could_not_be_read_or_the_store_moved_on() {
+    let world = built().0.fork();
+    let without_log = world.check_with(false, false).unwrap();
+    assert_eq!(without_log.exit_code(), 0, "{without_log:?}");
+    assert!(without_log.incomplete && !without_log.findings.is_empty());
+    let repair = |world: &World, report: Report| {
+        let (device, _) = world.devices();
+        let poll = device.clone();
+        block_on(&Executor::new(), async move { repair_leaks(&device, &report).await }, move || poll.poll())
+    };
+    assert_eq!(repair(&world, without_log).unwrap_err().kind(), ErrorKind::Denied);
+    with_store(&world, |store, _| async move {
+        store.allocate(ExtentKind::Data, 5).await.unwrap();
+        store.write_host_record().await.unwrap();
+        store.flush().await.unwrap();
+    });
+    let report = world.check();
+    repair(&world, world.check()).unwrap();
+    assert_eq!(repair(&world, report).unwrap_err().kind(), ErrorKind::Busy);
+}
