@@ -1,3 +1,4 @@
+mod checkpoint;
 mod held;
 mod shards;
 
