@@ -396,3 +396,26 @@ fn a_damaged_copy_of_the_host_record_leaks_nothing_unless_a_disk_relies_on_it() 
     outcomes.sort_unstable();
     assert_eq!(outcomes, [false, true]);
 }
+
+#[test]
+fn a_disk_that_may_be_older_than_it_was_shows_its_guest_nothing_but_can_be_looked_at() {
+    let (w, _) = two_disks();
+    let newest = w.run(|e| async move {
+        let bad = e.open_vdi("bad").await.unwrap();
+        write(&bad, 0, &fill(9, 4096)).await;
+        e.checkpoint().await.unwrap();
+        let slot = bad.slots()[(bad.record().generation.0 % 2) as usize];
+        e.store().offset_bytes(slot, 1).unwrap()
+    });
+    damage(&w.store, newest);
+    w.run(|e| async move {
+        let bad = e.open_vdi("bad").await.unwrap();
+        assert!(bad.held().is_some() && !bad.is_stuck());
+        let bufs: GuestBufs = HostMemory::slice(4096).into();
+        let refused = bad.read(0, &bufs).await.unwrap_err();
+        assert!(refused.message().contains("older") && refused.hint().contains("--read-only"), "{refused:?}");
+        bad.salvage(0, &bufs).await.unwrap();
+        let good = e.open_vdi("good").await.unwrap();
+        good.read(0, &bufs).await.unwrap();
+    });
+}
