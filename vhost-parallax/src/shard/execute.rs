@@ -11,7 +11,7 @@ use vdi_core::{ErrorKind, Result};
 use crate::vhost::{Operation, Status};
 
 /// Execute `operation`; a failure is logged and becomes the guest's I/O error.
-pub(super) async fn execute(vdi: &Vdi, operation: Operation, durable: bool, parts: &Parts) -> Status {
+pub async fn execute(vdi: &Vdi, operation: Operation, durable: bool, parts: &Parts) -> Status {
     let ack = if durable { Ack::WriteThrough } else { Ack::WriteBack };
     let result = match operation {
         Operation::Read { sector, bufs } => read(vdi, sector, &bufs).await,
