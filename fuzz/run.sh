@@ -4,7 +4,7 @@
 set -euo pipefail
 cd "$1"
 engine="store-image log-image operations"
-front_end="inflight"
+front_end="inflight request-path vhost-user-stream control-api"
 seconds=${SECONDS_EACH:-60}
 targets=${FUZZ:-$engine $front_end}
 triple=$(rustc -vV | sed -n 's/^host: //p')

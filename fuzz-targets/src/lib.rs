@@ -6,14 +6,24 @@
 //! ever be reached. Time is simulated, devices are memory, and every run is bounded in steps.
 #![cfg(feature = "sim")]
 
+#[cfg(feature = "front-end")]
+pub mod control_api;
+#[cfg(feature = "front-end")]
+pub mod disks;
+#[cfg(feature = "front-end")]
+pub mod guest;
 pub mod image;
 #[cfg(feature = "front-end")]
 pub mod inflight;
 pub mod log_image;
 pub mod operations;
+#[cfg(feature = "front-end")]
+pub mod request_path;
 pub mod stage;
 pub mod store_image;
 pub mod tape;
+#[cfg(feature = "front-end")]
+pub mod vhost_user_stream;
 
 /// A target: its name, as in `make fuzz FUZZ=name`, and its body.
 pub type Target = (&'static str, fn(&[u8]));
@@ -25,6 +35,12 @@ pub const TARGETS: &[Target] = &[
     ("operations", operations::run),
     #[cfg(feature = "front-end")]
     ("inflight", inflight::run),
+    #[cfg(feature = "front-end")]
+    ("request-path", request_path::run),
+    #[cfg(feature = "front-end")]
+    ("vhost-user-stream", vhost_user_stream::run),
+    #[cfg(feature = "front-end")]
+    ("control-api", control_api::run),
 ];
 
 /// The body of the target called `name`.

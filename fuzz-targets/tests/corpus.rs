@@ -3,6 +3,7 @@
 use std::fs;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::PathBuf;
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use fuzz_targets::target;
 
@@ -46,7 +47,33 @@ fn scripted_worlds_keep_every_promise() {
     replay("operations");
 }
 
+/// Those that open descriptors run one at a time: one of them counts what there are.
+static DESCRIPTORS: Mutex<()> = Mutex::new(());
+
+fn alone() -> MutexGuard<'static, ()> {
+    DESCRIPTORS.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
 #[test]
 fn hostile_inflight_areas_are_refused_or_recovered_whole() {
+    let _alone = alone();
     replay("inflight");
+}
+
+#[test]
+fn hostile_requests_do_what_their_bytes_mean_and_nothing_else() {
+    let _alone = alone();
+    replay("request-path");
+}
+
+#[test]
+fn hostile_front_ends_are_heard_out_or_cut_off_and_leave_nothing_behind() {
+    let _alone = alone();
+    replay("vhost-user-stream");
+}
+
+#[test]
+fn hostile_clients_get_an_answer_of_the_one_shape_or_are_cut_off() {
+    let _alone = alone();
+    replay("control-api");
 }

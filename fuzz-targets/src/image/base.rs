@@ -31,6 +31,19 @@ pub struct Image {
 }
 
 impl Image {
+    /// A store without disks, and nothing where its log will be.
+    ///
+    /// # Panics
+    /// When the engine cannot format a memory device.
+    #[must_use]
+    pub fn formatted() -> Image {
+        let image = Image { store: Media::default(), log: Media::default() };
+        let stage = image.stage(1);
+        let format = FormatOptions { extent_bits: Some(EXTENT_BITS), vdis_max: Some(VDIS_MAX), force: false };
+        let formatted = stage.run(None, Engine::format(stage.env(), stage.store.clone(), format));
+        formatted.expect("a format ends").expect("a memory device can be formatted");
+        image
+    }
     /// An independent copy.
     #[must_use]
     pub fn fork(&self) -> Image {
@@ -70,11 +83,8 @@ pub fn with_base<T>(closed: bool, f: impl FnOnce(&Base) -> T) -> T {
 
 impl Base {
     fn make(closed: bool) -> Base {
-        let image = Image { store: Media::default(), log: Media::default() };
+        let image = Image::formatted();
         let stage = image.stage(1);
-        let format = FormatOptions { extent_bits: Some(EXTENT_BITS), vdis_max: Some(VDIS_MAX), force: false };
-        let formatted = stage.run(None, Engine::format(stage.env(), stage.store.clone(), format));
-        formatted.expect("a format ends").expect("a memory device can be formatted");
         let options = EngineOptions { out_of_line_bytes: 32 << 10, ..EngineOptions::default() };
         let engine = stage.open(options).expect("an opening ends").expect("a fresh store opens");
         let inner = engine.clone();

@@ -12,7 +12,7 @@ use crate::vhost::{Operation, Status};
 
 /// Execute `operation`; a failure is logged and becomes the guest's I/O error. On a disk attached `read_only` what is
 /// left of a held VDI can be read.
-pub(super) async fn execute(
+pub async fn execute(
     vdi: &Vdi,
     read_only: bool,
     operation: Operation,

@@ -18,7 +18,7 @@ pub mod attached_file;
 mod command;
 pub mod devices;
 mod event_loop;
-mod execute;
+pub mod execute;
 mod front;
 mod place;
 mod polling;

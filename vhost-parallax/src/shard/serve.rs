@@ -92,7 +92,9 @@ impl Rings {
         };
         let ring = Ring::start(setup)?;
         let key = self.slots.vacant_key();
-        let event = epoll::Event::new(epoll::Events::EPOLLIN, key as u64);
+        // Edges only: what a front end keeps readable for ever must not keep this thread awake.
+        let events = epoll::Events::EPOLLIN | epoll::Events::EPOLLET;
+        let event = epoll::Event::new(events, key as u64);
         epoll::ctl(self.epoll, epoll::ControlOptions::EPOLL_CTL_ADD, ring.kick_fd(), event)
             .map_err(|e| Error::io("wait for a queue's kicks", e.raw_os_error().unwrap_or(libc::EINVAL)))?;
         self.slots.insert(Slot { index, ring, disk, hot: false, stopping: None, untold: false });
@@ -129,8 +131,7 @@ impl Rings {
     }
     /// The guest rang. A stale token, of a ring given up since, is nothing.
     pub(super) fn kicked(&mut self, key: usize) {
-        if let Some(slot) = self.slots.get(key) {
-            slot.ring.clear_kick();
+        if self.slots.contains(key) {
             self.heat(key);
         }
     }

@@ -145,7 +145,8 @@ impl DeviceState {
     pub(super) fn write_back(&self) -> bool {
         self.write_back.load(Ordering::Acquire)
     }
-    pub(super) fn set_write_back(&self, write_back: bool) {
+    /// Choose whether a write may complete before it is durable.
+    pub fn set_write_back(&self, write_back: bool) {
         self.write_back.store(write_back, Ordering::Release);
     }
     pub(super) fn discards(&self) -> bool {
@@ -154,13 +155,16 @@ impl DeviceState {
     pub(super) fn writes_zeroes(&self) -> bool {
         has(self.accepted(), VIRTIO_BLK_F_WRITE_ZEROES)
     }
-    pub(super) fn offered(&self) -> u64 {
+    /// Features that a driver may accept.
+    #[must_use]
+    pub fn offered(&self) -> u64 {
         features::offered(self.facts.read_only)
     }
     pub(super) fn accepted(&self) -> u64 {
         self.accepted.load(Ordering::Acquire)
     }
-    pub(super) fn accept(&self, features: u64) {
+    /// The driver accepts `features`, all of them offered.
+    pub fn accept(&self, features: u64) {
         self.accepted.store(features, Ordering::Release);
     }
     pub(super) fn set_back_channel(&self, fd: Option<OwnedFd>) {

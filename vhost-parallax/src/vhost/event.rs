@@ -5,9 +5,9 @@ use std::os::fd::{AsFd, AsRawFd, OwnedFd, RawFd};
 use std::sync::Arc;
 
 use rustix::event::{EventfdFlags, PollFd, PollFlags, Timespec};
-use rustix::fs::OFlags;
+use rustix::fs::{FileType, OFlags};
 use rustix::io::Errno;
-use vdi_core::{Error, Result};
+use vdi_core::{Error, ErrorKind, Result};
 
 /// One event counter; clones share it.
 #[derive(Clone, Debug)]
@@ -21,20 +21,38 @@ fn failed(e: Errno) -> Error {
     Error::io("event descriptor", e.raw_os_error())
 }
 
+/// An event counter is an anonymous inode, of no type at all. Of other files a front end can make even a look wait: on a
+/// file system of its own.
+fn check_kind(file: &File) -> Result<()> {
+    let stat = rustix::fs::fstat(file).map_err(failed)?;
+    match FileType::from_raw_mode(stat.st_mode) {
+        FileType::Unknown => Ok(()),
+        kind => Err(Error::new(
+            ErrorKind::BadRequest,
+            format!("a kick or a call that is a {kind:?}, not an event counter"),
+            "the front end must send eventfds, as the vhost-user protocol has it on Linux",
+        )),
+    }
+}
+
 impl Event {
     /// A new counter at zero.
     pub fn new() -> Result<Event> {
         let fd = rustix::event::eventfd(0, EventfdFlags::NONBLOCK | EventfdFlags::CLOEXEC).map_err(failed)?;
         Ok(Event { fd: Arc::new(fd), may_block: false })
     }
-    /// One that others ring and we clear. A front end may send any kind of file: it is made non-blocking.
+    /// One that others ring and we hear. Whoever waits for it waits for its edges and does not read it: a front end can
+    /// have it readable for ever, and can make a read of it block. `BadRequest` for what is no event counter.
     pub fn to_hear(file: File) -> Result<Event> {
+        check_kind(&file)?;
         let flags = rustix::fs::fcntl_getfl(&file).map_err(failed)?;
         rustix::fs::fcntl_setfl(&file, flags | OFlags::NONBLOCK).map_err(failed)?;
         Ok(Event { fd: Arc::new(file.into()), may_block: false })
     }
-    /// One that we ring. Its mode stays as it is, since its reader may want to block in it.
+    /// One that we ring. Its mode stays as it is, since its reader may want to block in it. `BadRequest` for what is no
+    /// event counter.
     pub fn to_ring(file: File) -> Result<Event> {
+        check_kind(&file)?;
         let flags = rustix::fs::fcntl_getfl(&file).map_err(failed)?;
         Ok(Event { fd: Arc::new(file.into()), may_block: !flags.contains(OFlags::NONBLOCK) })
     }
@@ -64,5 +82,30 @@ impl AsFd for Event {
 impl AsRawFd for Event {
     fn as_raw_fd(&self) -> RawFd {
         self.fd.as_raw_fd()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_an_event_counter_can_be_a_kick_or_a_call() {
+        let counter = || File::from(rustix::event::eventfd(0, EventfdFlags::CLOEXEC).unwrap());
+        Event::to_hear(counter()).unwrap();
+        Event::to_ring(counter()).unwrap();
+        let (reader, writer) = std::io::pipe().unwrap();
+        let files = [
+            OwnedFd::from(reader),
+            OwnedFd::from(writer),
+            File::open("/dev/random").unwrap().into(),
+            tempfile::tempfile().unwrap().into(),
+            std::os::unix::net::UnixStream::pair().unwrap().0.into(),
+        ];
+        for fd in files {
+            let file = File::from(fd);
+            assert_eq!(Event::to_hear(file.try_clone().unwrap()).unwrap_err().kind(), ErrorKind::BadRequest);
+            assert_eq!(Event::to_ring(file).unwrap_err().kind(), ErrorKind::BadRequest);
+        }
     }
 }

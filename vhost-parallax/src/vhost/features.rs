@@ -16,6 +16,11 @@ pub const QUEUE_DEPTH_MAX: u16 = 1024;
 pub const SEGMENTS_MAX: u16 = QUEUE_DEPTH_MAX - 2;
 /// Memory regions of one front end at most.
 pub const MEMORY_REGIONS_MAX: usize = 32;
+/// Bytes of memory of one front end at most; no guest has more.
+pub const MEMORY_BYTES_MAX: u64 = 16 << 40;
+/// Bytes of memory of all front ends together: half of the address space of a process on x86-64. Without room in it
+/// nothing can be allocated, and the process ends.
+pub const MAPPED_BYTES_MAX: u64 = 64 << 40;
 /// Ranges of one discard or write-zeroes request at most.
 pub const RANGES_MAX: u32 = 256;
 /// Sectors of one such range at most (2 TiB less a block).
@@ -67,4 +72,5 @@ pub fn offered_protocol() -> VhostUserProtocolFeatures {
 const _: () = {
     assert!(QUEUE_DEPTH_MAX.is_power_of_two());
     assert!(SEGMENTS_MAX == 1022);
+    assert!(2 * MEMORY_BYTES_MAX <= MAPPED_BYTES_MAX);
 };

@@ -13,13 +13,13 @@ use std::os::fd::AsFd;
 use std::ptr::NonNull;
 use std::sync::Arc;
 use std::sync::Once;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 
 use vdi_core::buffer::{GuestBufs, GuestSlice};
 use vdi_core::{Error, ErrorKind, Result};
 use vm_memory::{FileOffset, GuestAddress, GuestMemoryMmap, GuestMemoryRegion, GuestRegionMmap, MmapRegion};
 
-use super::features::MEMORY_REGIONS_MAX;
+use super::features::{MAPPED_BYTES_MAX, MEMORY_BYTES_MAX, MEMORY_REGIONS_MAX};
 
 const HINT: &str = "give the guest shared memory whose file is at least as long as the region \
                     (QEMU: memory-backend-memfd,share=on; cloud-hypervisor: --memory shared=on)";
@@ -47,6 +47,39 @@ pub struct Region {
     // Before the mapping, so that the guard ends first.
     guard: Guard,
     mapping: Arc<GuestRegionMmap<()>>,
+    _room: Room,
+}
+
+/// A share of the address space that guests' memory may take.
+struct Room {
+    mapped: &'static AtomicU64,
+    bytes: u64,
+}
+
+static MAPPED_BYTES: AtomicU64 = AtomicU64::new(0);
+
+impl Room {
+    fn take(mapped: &'static AtomicU64, bytes: u64) -> Option<Room> {
+        let more = |now: u64| now.checked_add(bytes).filter(|sum| *sum <= MAPPED_BYTES_MAX);
+        mapped.fetch_update(Ordering::Relaxed, Ordering::Relaxed, more).ok().map(|_| Room { mapped, bytes })
+    }
+}
+
+impl Drop for Room {
+    fn drop(&mut self) {
+        self.mapped.fetch_sub(self.bytes, Ordering::Relaxed);
+    }
+}
+
+/// Check how much memory a front end has, before any of it is mapped. Fails with `BadRequest`.
+pub fn check_size(regions: impl Iterator<Item = RegionPlace>) -> Result<()> {
+    let bytes = regions.fold(0u64, |sum, region| sum.saturating_add(region.len_bytes));
+    if bytes > MEMORY_BYTES_MAX {
+        return Err(refused(format!(
+            "{bytes} bytes of guest memory; at most {MEMORY_BYTES_MAX} are mapped for one disk"
+        )));
+    }
+    Ok(())
 }
 
 impl Region {
@@ -57,13 +90,16 @@ impl Region {
         let what = format!("memory region of {} bytes at {:#x}", place.len_bytes, place.guest_addr);
         let len = usize::try_from(place.len_bytes).map_err(|_| refused(format!("{what} is too large")))?;
         check_file(&file, end, &what)?;
+        let room = Room::take(&MAPPED_BYTES, place.len_bytes).ok_or_else(|| {
+            refused(format!("{what}: this daemon has too much guest memory mapped already"))
+        })?;
         let raw = MmapRegion::from_file(FileOffset::new(file, place.file_offset), len)
             .map_err(|e| refused(format!("{what} cannot be mapped: {e}")))?;
         let guard = Guard::over(raw.as_ptr() as usize, len)
             .ok_or_else(|| refused(format!("{what}: too many regions are mapped in this daemon")))?;
         let mapping = GuestRegionMmap::new(raw, GuestAddress(place.guest_addr))
             .ok_or_else(|| refused(format!("{what} overflows the address space")))?;
-        Ok(Arc::new(Region { place, guard, mapping: Arc::new(mapping) }))
+        Ok(Arc::new(Region { place, guard, mapping: Arc::new(mapping), _room: room }))
     }
     /// Where it lies.
     #[must_use]
@@ -283,6 +319,22 @@ mod tests {
         let mut far = place(0, 4096);
         far.file_offset = u64::MAX - 100;
         assert!(Region::map(far, memfd(4096)).is_err());
+    }
+
+    #[test]
+    fn memory_beyond_any_guest_is_refused_before_it_fills_the_address_space() {
+        check_size([place(0, MEMORY_BYTES_MAX)].into_iter()).unwrap();
+        for len in [MEMORY_BYTES_MAX / 2 + 1, u64::MAX] {
+            assert!(check_size([place(0, len), place(0, len)].into_iter()).is_err(), "{len:#x}");
+        }
+        // Of many front ends together: no more than half of what there is, and all of it comes back.
+        static MAPPED: AtomicU64 = AtomicU64::new(0);
+        for _ in 0..2 {
+            let taken: Vec<_> = (0..100).map_while(|_| Room::take(&MAPPED, MEMORY_BYTES_MAX)).collect();
+            assert_eq!(taken.len() as u64, MAPPED_BYTES_MAX / MEMORY_BYTES_MAX);
+            assert!(Room::take(&MAPPED, 1).is_none());
+            assert!(Room::take(&MAPPED, u64::MAX).is_none());
+        }
     }
 
     #[test]

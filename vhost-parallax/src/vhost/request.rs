@@ -105,6 +105,14 @@ pub struct Reply {
     pub(super) data_bytes: u32,
 }
 
+impl Reply {
+    /// The descriptor at the head of its chain.
+    #[must_use]
+    pub fn head(&self) -> u16 {
+        self.head
+    }
+}
+
 /// What a chain means.
 #[derive(Debug)]
 pub enum Parsed {

@@ -29,7 +29,7 @@ use super::event::Event;
 use super::features::{
     MEMORY_REGIONS_MAX, PROTOCOL_FEATURES_BIT, QUEUE_DEPTH_MAX, QUEUES_MAX, has, offered_protocol,
 };
-use super::guest_memory::{GuestMemory, Region, RegionPlace};
+use super::guest_memory::{GuestMemory, Region, RegionPlace, check_size};
 use super::inflight::InflightArea;
 use super::ring::{RingPlace, RingSetup};
 use super::seam::{DataLink, Message};
@@ -278,6 +278,7 @@ impl VhostUserBackendReqHandlerMut for Session {
         files: Vec<File>,
         _postcopy: Option<bool>,
     ) -> ProtocolResult<Option<Vec<u64>>> {
+        check_size(regions.iter().map(region_place)).map_err(protocol)?;
         let mapped: Result<Vec<_>> =
             regions.iter().zip(files).map(|(r, file)| Region::map(region_place(r), file)).collect();
         mapped.and_then(|regions| self.change_memory(regions)).map_err(protocol)?;
@@ -402,6 +403,8 @@ impl VhostUserBackendReqHandlerMut for Session {
         _postcopy: Option<bool>,
     ) -> ProtocolResult<Option<u64>> {
         let mut regions = self.memory.regions().to_vec();
+        let places = regions.iter().map(|r| r.place()).chain([region_place(region)]);
+        check_size(places).map_err(protocol)?;
         regions.push(Region::map(region_place(region), fd).map_err(protocol)?);
         self.change_memory(regions).map_err(protocol)?;
         Ok(None)

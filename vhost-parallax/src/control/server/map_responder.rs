@@ -1,4 +1,4 @@
-//! A data thread for tests: answers commands from a map, with the rules users see and no disk.
+//! A data thread for tests and fuzzing: answers commands from a map, with the rules users see and no disk.
 
 use std::collections::BTreeMap;
 use std::thread::JoinHandle;
@@ -26,6 +26,7 @@ struct Map {
 }
 
 /// Start the thread; it ends when the last sender is gone.
+#[must_use]
 pub fn start() -> (CommandSender, JoinHandle<()>) {
     let (sender, receiver) = channel(|| {});
     (sender, std::thread::spawn(move || run(receiver)))

@@ -14,8 +14,8 @@ pub mod access;
 mod answer;
 mod connection;
 mod extract;
-#[cfg(test)]
-pub(crate) mod map_responder;
+#[cfg(any(test, feature = "map-responder"))]
+pub mod map_responder;
 mod router;
 mod routes;
 mod socket;
