@@ -59,7 +59,26 @@ impl Engine {
     }
     /// One round: everything appended before this call is in the trees when it returns.
     pub(super) async fn checkpoint_round(&self) -> Result<()> {
+        self.one_round(false).await?.map_or(Ok(()), Err)
+    }
+    /// As [`Engine::checkpoint_round`], and held VDIs are tried whose time has not come.
+    pub(super) async fn checkpoint_round_of_all(&self) -> Result<()> {
+        self.one_round(true).await?.map_or(Ok(()), Err)
+    }
+    /// A round for the sake of `vdi`: that a neighbour cannot be checkpointed does not concern it.
+    pub(super) async fn checkpoint_for(&self, vdi: &Vdi) -> Result<()> {
+        match self.one_round(false).await? {
+            Some(e) if vdi.is_failing() => Err(e),
+            _ => Ok(()),
+        }
+    }
+    /// See [`Engine::round`].
+    async fn one_round(&self, held_too: bool) -> Result<Option<Error>> {
         let _round = self.0.round.lock().await;
+        if held_too {
+            // Only now: the round before this one may just have failed.
+            self.0.vdis.borrow().values().for_each(Vdi::retry_soon);
+        }
         let pressure = &self.0.shared.pressure;
         pressure.running.set(true);
         pressure.dirty.set(false);
@@ -70,11 +89,10 @@ impl Engine {
         match result {
             Ok(problem) => {
                 self.0.failed_rounds.set(0);
-                if let Some(e) = problem {
+                if problem.is_some() {
                     self.count_failure();
-                    return Err(e);
                 }
-                Ok(())
+                Ok(problem)
             }
             Err(e) => {
                 self.round_failed(&e);

@@ -103,19 +103,21 @@ impl Engine {
             return Ok(v.clone());
         }
         let store = self.store();
-        let record = store.read_record(entry).await?;
+        let least = self.least_record(entry.id);
+        let record = store.read_record(entry, (least.lease_epoch, least.generation)).await?;
         let snapshots = SnapshotLog::load(store, entry.id, record.snapshots)
             .await
             .map_err(|e| e.context(format!("VDI '{}'", entry.name)))?;
         let vdi = Vdi::new(self.0.shared.clone(), &entry.name, entry.slots, record, snapshots);
-        if let Some(least) = self.0.remembered.borrow().get(&entry.id)
-            && (record.lease_epoch, record.generation) < *least
-            && !seeded_bug(Bug::StaleRecordTrusted)
-        {
+        let is_stale = (record.lease_epoch, record.generation) < (least.lease_epoch, least.generation);
+        if is_stale && !seeded_bug(Bug::StaleRecordTrusted) {
             vdi.hold(Error::corrupt(
                 "VDI record",
                 format!("VDI '{}'", entry.name),
-                format!("generation {} is older than {}, which was durable", record.generation.0, least.1.0),
+                format!(
+                    "generation {} is older than {}, which was durable",
+                    record.generation.0, least.generation.0
+                ),
             ));
         }
         if let Some(why) = self.0.poisoned.borrow().as_ref() {
@@ -181,7 +183,7 @@ impl Engine {
     async fn take_leave(&self, vdi: &Vdi) -> Result<VdiGeneration> {
         let unsettled = || !vdi.is_settled() && !seeded_bug(Bug::MovedUnsettled);
         if unsettled() {
-            self.checkpoint_round().await?;
+            self.checkpoint_for(vdi).await?;
         }
         let _round = self.0.round.lock().await;
         if let Some(why) = vdi.held() {

@@ -168,17 +168,15 @@ impl Engine {
     /// Why the round failed, or why a VDI is held whose checkpoint fails.
     pub async fn checkpoint(&self) -> Result<()> {
         let vdis: Vec<Vdi> = self.0.vdis.borrow().values().cloned().collect();
-        vdis.iter().for_each(Vdi::retry_soon);
-        self.checkpoint_round().await?;
+        self.checkpoint_round_of_all().await?;
         let stuck = vdis.iter().find(|v| v.is_stuck()).and_then(|v| Some((v.name(), v.held()?)));
         stuck.map_or(Ok(()), |(name, why)| Err(why.context(format!("VDI '{name}' is held"))))
     }
     /// Checkpoint everything and stop the background work. Nothing may be in flight.
     pub async fn close(&self) -> Result<()> {
         self.0.closing.set(true);
-        self.0.vdis.borrow().values().for_each(Vdi::retry_soon);
         self.0.shared.pressure.request();
-        self.checkpoint_round().await
+        self.checkpoint_round_of_all().await
     }
 }
 

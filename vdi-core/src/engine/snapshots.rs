@@ -41,7 +41,7 @@ impl Engine {
     /// See to it that everything through a snapshot is in the tree.
     pub(super) async fn checkpoint_snapshot(&self, vdi: &Vdi, epoch: Epoch) -> Result<()> {
         if vdi.durable_snapshot(epoch).is_none() || vdi.oldest_segment().is_some() {
-            self.checkpoint_round().await?;
+            self.checkpoint_for(vdi).await?;
         }
         if let Some(why) = vdi.held() {
             return Err(why);

@@ -1,4 +1,6 @@
-//! Whether a property test would find a deliberate bug.
+//! Whether a test would find a deliberate bug.
+
+use std::panic::{UnwindSafe, catch_unwind};
 
 use proptest::strategy::Strategy;
 use proptest::test_runner::{Config, RngAlgorithm, TestCaseResult, TestRng, TestRunner};
@@ -16,4 +18,12 @@ pub fn finds<S: Strategy>(bug: Bug, cases: &S, law: impl Fn(S::Value) -> TestCas
     let outcome = runner.run(cases, law);
     switch_on(None);
     outcome.is_err()
+}
+
+/// Whether `law` is broken with `bug` on.
+pub fn breaks(bug: Bug, law: impl FnOnce() + UnwindSafe) -> bool {
+    switch_on(Some(bug));
+    let broken = catch_unwind(law).is_err();
+    switch_on(None);
+    broken
 }

@@ -46,6 +46,9 @@ impl Report {
         all.push(("refused for want of space".to_owned(), full));
         all.push(("disk opened late".to_owned(), self.opened_late));
         all.push(("lap of the log".to_owned(), self.laps));
+        all.push(("wait for room in the log".to_owned(), self.waits));
+        all.push(("outage of one disk's tree".to_owned(), self.outages));
+        all.push(("failing devices that worked again".to_owned(), self.healed));
         all.push(("disk lost to a lie".to_owned(), self.refused));
         for (point, passed, stopped) in self.points.iter() {
             all.push((format!("passed {}", point.name()), passed));

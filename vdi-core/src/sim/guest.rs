@@ -182,7 +182,12 @@ impl Model {
         self.tell(verb);
         self.tell(name);
         self.tell(&result.as_ref().err().map_or(String::new(), |e| format!("{:?}", e.kind())));
-        self.say(|| format!("{verb} of {name} ended{}", if result.is_ok() { "" } else { " badly" }));
+        self.say(|| {
+            format!(
+                "{verb} of {name} ended{}",
+                result.as_ref().err().map_or(String::new(), |e| format!(": {e:?}"))
+            )
+        });
         if let Err(e) = result {
             self.judge(verb, name, &e);
         }
@@ -195,10 +200,15 @@ impl Model {
             // checkpoint had allocated when a device failed is only found by a collection or a restart.
             ErrorKind::NoSpace if !ALWAYS.contains(&verb) || self.errors_expected => {}
             ErrorKind::Io(_) | ErrorKind::Corrupt if self.errors_expected => {}
+            ErrorKind::Io(_) if self.is_out(verb, name) => {}
             ErrorKind::Poisoned if self.errors_expected => {
                 self.restart.get_or_insert_with(|| e.message().to_owned());
             }
             _ => self.fail(format!("{verb} of {name} failed: {e:?}")),
         }
+    }
+    /// Whether it concerns the disk whose tree cannot be read.
+    fn is_out(&self, verb: &str, name: &str) -> bool {
+        self.unreadable.as_ref().is_some_and(|out| out == name || ["checkpoint", "collect"].contains(&verb))
     }
 }

@@ -12,6 +12,8 @@ mod history;
 mod many;
 mod model;
 mod options;
+mod outage;
+mod relief;
 mod rotten;
 mod run;
 pub(crate) mod shards;

@@ -42,6 +42,10 @@ pub struct Disk {
     pub size_bytes: u64,
     /// When the last flush (or snapshot) that succeeded was issued.
     pub flushed: Tick,
+    /// When the last checkpoint of the disks that succeeded was issued.
+    pub checkpointed: Tick,
+    /// Two shards have had it.
+    pub moved: bool,
     /// Its snapshots by epoch.
     pub snapshots: BTreeMap<u64, Snapshot>,
     /// Requests of its guest under way.
@@ -110,6 +114,12 @@ pub struct Report {
     pub opened_late: u64,
     /// Times that the log's ring was written once around.
     pub laps: u64,
+    /// Times that a disk's tree could not be read for a while.
+    pub outages: u64,
+    /// Times that failing devices worked again without a restart.
+    pub healed: u64,
+    /// Writers that waited for room in the log.
+    pub waits: u64,
     /// Rotten worlds that the engine refused to open, and disks that it held or could not read.
     pub refused: u64,
     /// Named points: how often passed, and how often a world stopped there.
@@ -135,6 +145,9 @@ impl Report {
         }
         self.opened_late += other.opened_late;
         self.laps += other.laps;
+        self.waits += other.waits;
+        self.outages += other.outages;
+        self.healed += other.healed;
         self.refused += other.refused;
         self.points.merge(&other.points);
         self.blocks_compared += other.blocks_compared;
@@ -161,6 +174,8 @@ pub struct Model {
     pub shards: u16,
     /// Whether the devices may fail now.
     pub errors_expected: bool,
+    /// The disk whose tree cannot be read now.
+    pub unreadable: Option<String>,
     /// What happened.
     pub report: Report,
     /// Say on stderr what happens.
@@ -188,6 +203,10 @@ impl Model {
     pub fn now(&mut self) -> Tick {
         self.tick += 1;
         self.tick
+    }
+    /// A checkpoint that was issued at this moment has succeeded.
+    pub fn checkpointed(&mut self, issued: Tick) {
+        self.disks.values_mut().for_each(|disk| disk.checkpointed = disk.checkpointed.max(issued));
     }
     /// Content that no other write has.
     pub fn stamp(&mut self) -> Stamp {

@@ -77,7 +77,8 @@ pub enum Stop {
 /// Which device lies.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Liar {
-    /// The store: writes that do not happen, land elsewhere or rot; reads from elsewhere.
+    /// The store: writes that do not happen, land elsewhere, rot or are forgotten at a power loss although they were
+    /// flushed; reads from elsewhere.
     Store,
     /// The store, but only while nobody runs: bits turn.
     StoreAtRest,
@@ -96,6 +97,8 @@ pub struct Options {
     pub shards_max: u16,
     /// Disks at the start.
     pub disks: u64,
+    /// Disks at most.
+    pub disks_max: usize,
     /// Operations under way at once.
     pub in_flight_max: u64,
     /// Operations between two stops.
@@ -116,6 +119,8 @@ pub struct Options {
     pub full: bool,
     /// Whether the engine starts anew after each comparison, with no disk open.
     pub lazy: bool,
+    /// Whether the tree of a disk cannot be read for a while, now and then.
+    pub outages: bool,
     /// Which device lies, if any: see `rotten`.
     pub liar: Option<Liar>,
     /// The engine's own choices.
@@ -131,38 +136,25 @@ pub struct Options {
 impl Options {
     /// The settings of one world.
     pub fn draw(random: &mut Random) -> Options {
-        let mut verbs: Vec<(Verb, u64)> = WEIGHTS
-            .iter()
-            .filter(|(_, _, optional)| !optional || random.below(4) > 0)
-            .map(|(verb, weight, _)| (*verb, *weight))
-            .collect();
-        for (_, weight) in &mut verbs {
-            *weight *= *random.pick(&[1, 1, 1, 4]);
-        }
-        verbs.sort_unstable();
-        let delay_ns_max = *random.pick(&[0, 0, 100_000, 5_000_000]);
-        let slow = *random.pick(&[500, 500, 500, 50_000]);
-        let slow_read = *random.pick(&[0, 0, 0, 300_000]);
-        let quiet = Faults { delay_ns_max, slow_ns_max: 1_000_000_000, slow, slow_read, ..Faults::default() };
-        let faulty = random.below(5) == 0;
-        let faults = |random: &mut Random| if faulty { draw_faults(&quiet, random) } else { quiet.clone() };
-        let liars = [Liar::Store, Liar::Store, Liar::StoreAtRest, Liar::Log];
-        let liar = (random.below(10) == 0).then(|| *random.pick(&liars));
-        let (mut store_faults, mut log_faults) = (faults(random), faults(random));
-        match liar {
-            Some(Liar::Store) => (store_faults, log_faults) = (draw_lies(&quiet, random), quiet.clone()),
-            Some(Liar::Log) => (store_faults, log_faults) = (quiet.clone(), draw_lies(&quiet, random)),
-            Some(Liar::StoreAtRest) => (store_faults, log_faults) = (quiet.clone(), quiet),
-            None => {}
-        }
+        let verbs = draw_verbs(random);
+        let Trouble { liar, mut store_faults, log_faults } = Trouble::draw(random);
         let full = random.below(6) == 0;
+        if full && random.coin() {
+            (store_faults.slow_read, store_faults.slow_ns_max) = LATE_READS;
+        }
+        // Many disks that are used little: much is opened, resized and copied while others checkpoint.
+        let crowd = !full && random.below(12) == 0;
         let stores: &[u64] = if full { &[16, 18, 20] } else { &[64, 64, 96, 256] };
         // (ring, blocks that its largest record takes); the first two wrap in every cycle.
         let rings: [(u64, u64); 4] = [(1 << 20, 16), (2 << 20, 48), (12 << 20, 260), (LOG_BYTES_MIN, 260)];
         let (ring_bytes, write_blocks_max) = *random.pick(if full { &rings[2..] } else { &rings });
-        // What is free in the extents of one shard is no room for another: that is not what full worlds are about.
-        let shards: &[u16] = if full { &[1] } else { &[1, 1, 1, 2, 3] };
+        let shards: &[u16] = if full { &[1, 1, 1, 2] } else { &[1, 1, 1, 2, 3] };
         let operations = if full || ring_bytes < 4 << 20 { 60..250 } else { 10..120 };
+        let disks = match (full, crowd) {
+            (true, _) => 3..6,
+            (_, true) => 6..16,
+            _ => 1..4,
+        };
         Options {
             store_bytes: *random.pick(stores) << 20,
             log_bytes: RING_OFFSET_BYTES + ring_bytes,
@@ -170,15 +162,17 @@ impl Options {
             heavy: full || ring_bytes < 4 << 20 && random.coin(),
             full,
             shards_max: *random.pick(shards),
-            lazy: random.below(4) == 0,
+            lazy: crowd || random.below(4) == 0,
             engine: draw_engine(random),
-            disks: random.within(if full { 3..6 } else { 1..4 }),
+            disks: random.within(disks),
+            disks_max: if crowd { 18 } else { 6 },
             in_flight_max: *random.pick(&[1, 2, 4, 16, 16]),
             operations: random.within(operations),
             cycles: random.within(1..5),
             hot_blocks: *random.pick(&[4, 16, 64, 320]),
             write_through: random.below(4) == 0,
             large: random.coin(),
+            outages: !full && liar.is_none() && random.below(10) == 0,
             verbs,
             liar,
             store_faults,
@@ -197,7 +191,7 @@ impl Options {
     pub fn draw_stop(random: &mut Random) -> Stop {
         match random.below(10) {
             0..=2 => Stop::Kill,
-            3 => Stop::Close,
+            3 | 4 => Stop::Close,
             _ => Stop::Power(draw_survival(random), draw_survival(random)),
         }
     }
@@ -215,18 +209,86 @@ impl Options {
     }
 }
 
+/// What is asked for, and how often.
+fn draw_verbs(random: &mut Random) -> Vec<(Verb, u64)> {
+    let mut verbs: Vec<(Verb, u64)> = WEIGHTS
+        .iter()
+        .filter(|(_, _, optional)| !optional || random.below(4) > 0)
+        .map(|(verb, weight, _)| (*verb, *weight))
+        .collect();
+    // Guests that do little, so that what the administrator does is not drowned.
+    let idle = random.below(8) == 0;
+    for (verb, weight) in &mut verbs {
+        *weight *= *random.pick(&[1, 1, 1, 4]);
+        if idle && verb.is_of_guest() {
+            *weight = weight.div_ceil(8);
+        }
+    }
+    verbs.sort_unstable();
+    verbs
+}
+
+impl Verb {
+    fn is_of_guest(self) -> bool {
+        matches!(self, Verb::Write | Verb::Read | Verb::Discard | Verb::WriteZeroes | Verb::Flush)
+    }
+}
+
+/// How many reads are slow, per million, and how long anything slow takes at most, ns: none; many, checkpoints' too; a few
+/// that come so late that several checkpoints end meanwhile.
+const QUICK_READS: (u32, u64) = (0, 1_000_000_000);
+const SLOW_READS: (u32, u64) = (300_000, 1_000_000_000);
+const LATE_READS: (u32, u64) = (20_000, 10_000_000_000);
+
+/// What is wrong with the devices.
+struct Trouble {
+    liar: Option<Liar>,
+    store_faults: Faults,
+    log_faults: Faults,
+}
+
+impl Trouble {
+    fn draw(random: &mut Random) -> Trouble {
+        let delay_ns_max = *random.pick(&[0, 0, 100_000, 5_000_000]);
+        let slow = *random.pick(&[500, 500, 500, 50_000]);
+        let (slow_read, slow_ns_max) = *random.pick(&[QUICK_READS, QUICK_READS, SLOW_READS, LATE_READS]);
+        let quiet = Faults { delay_ns_max, slow_ns_max, slow, slow_read, ..Faults::default() };
+        // A log far ahead of the store is full again and again.
+        let store_delay_ns_max = if random.below(6) == 0 { 20_000_000 } else { delay_ns_max };
+        let faulty = random.below(5) == 0;
+        let faults = |random: &mut Random| if faulty { draw_faults(&quiet, random) } else { quiet.clone() };
+        let liars = [Liar::Store, Liar::Store, Liar::StoreAtRest, Liar::Log];
+        let liar = (random.below(10) == 0).then(|| *random.pick(&liars));
+        let (mut store_faults, mut log_faults) = (faults(random), faults(random));
+        match liar {
+            Some(Liar::Store) if random.below(3) == 0 => {
+                let lying_flush = *random.pick(&[300_000, 1_000_000]);
+                (store_faults, log_faults) = (Faults { lying_flush, ..quiet.clone() }, quiet.clone());
+            }
+            Some(Liar::Store) => (store_faults, log_faults) = (draw_lies(&quiet, random), quiet.clone()),
+            Some(Liar::Log) => (store_faults, log_faults) = (quiet.clone(), draw_lies(&quiet, random)),
+            Some(Liar::StoreAtRest) => (store_faults, log_faults) = (quiet.clone(), quiet.clone()),
+            None => {}
+        }
+        store_faults.delay_ns_max = store_delay_ns_max;
+        Trouble { liar, store_faults, log_faults }
+    }
+}
+
 /// Small caches, so that what is in memory seldom hides what is on the disks.
 fn draw_engine(random: &mut Random) -> EngineOptions {
     EngineOptions {
         cache_bytes: *random.pick(&[1 << 12, 1 << 18, 256 << 20]),
         staging_bytes: *random.pick(&[1 << 14, 1 << 18, 256 << 20]),
-        out_of_line_bytes: *random.pick(&[1 << 13, 1 << 14, 64 << 10]),
+        // The last: never.
+        out_of_line_bytes: *random.pick(&[1 << 13, 1 << 14, 64 << 10, 2 << 20]),
         checkpoint_age_ns: *random.pick(&[1_000_000, 1_000_000_000, 10_000_000_000]),
         ..EngineOptions::default()
     }
 }
 
-fn draw_survival(random: &mut Random) -> Survival {
+/// What a power loss leaves.
+pub fn draw_survival(random: &mut Random) -> Survival {
     let chance = random.below(1_000_000) as u32;
     *random.pick(&[
         Survival::Nothing,

@@ -1,6 +1,7 @@
 //! Worlds whose disks lie: writes that never happen or land elsewhere, reads of the wrong place, bits that turn at
-//! rest. Here much may be lost. But what is shown must be a state the disk once went through, block by block;
-//! everything else is an error, or a disk that is held; and nothing panics.
+//! rest, flushes that make nothing durable. Here much may be lost. But what is shown must be a state the disk once went
+//! through, block by block, and not one from before its last checkpoint; everything else is an error, or a disk that
+//! is held; and nothing panics.
 //!
 //! Only one of store and log lies in a world: that a VDI record is old is known from the log's head, and that the
 //! head is old from the segments.
@@ -114,6 +115,17 @@ impl Pending {
     }
 }
 
+impl Disk {
+    /// Whether `observed`, shown without an error, is a state that it went through: not an older one than that of the
+    /// last checkpoint. The log remembers which records were durable then, and one of store and log is honest.
+    fn check_shown(&self, observed: &BTreeMap<u64, BlockStamps>) -> Result<(), String> {
+        // If the registry lost that it changed shard, the other shard's log does not know its records.
+        let certain = if self.moved { 0 } else { self.checkpointed };
+        let checked = self.history.without_promises().check(observed, certain, Look::Recovered);
+        checked.map_err(|violation| violation.0)
+    }
+}
+
 /// Looks at what a lying disk still shows.
 struct Witness {
     engine: Engines,
@@ -126,16 +138,15 @@ impl Witness {
     async fn disk(&self, name: &str, disk: Disk) -> Result<Option<Disk>, String> {
         let Ok(vdi) = self.engine.open_vdi(name).await else { return Ok(None) };
         let Ok(labels) = listed_labels(&self.engine, name).await else { return Ok(None) };
-        let Some((observed, known)) = self.read(&vdi, &disk).await? else { return Ok(None) };
-        if vdi.held().is_some() || vdi.size_bytes() != disk.size_bytes {
+        let resized = vdi.size_bytes() != disk.size_bytes;
+        let seen = if resized { None } else { self.read(&vdi, &disk).await? };
+        if vdi.held().is_some() || resized {
             let held = vdi.held();
             self.model.borrow().say(|| format!("{name} is held: {held:?}, or has another size"));
             return Ok(None);
         }
-        disk.history
-            .without_promises()
-            .check(&observed, 0, Look::Recovered)
-            .map_err(|violation| violation.0)?;
+        let Some((observed, known)) = seen else { return Ok(None) };
+        disk.check_shown(&observed)?;
         let mut snapshots = BTreeMap::new();
         for (epoch, snapshot) in disk.snapshots {
             if labels.contains_key(&epoch)
@@ -148,9 +159,9 @@ impl Witness {
             // Nobody was told of it, or it is hurt: what a clone or a roll-back would show is not known.
             return Ok(None);
         }
-        let size_bytes = disk.size_bytes;
+        let Disk { size_bytes, moved, .. } = disk;
         let history = History::settled(&observed, &known);
-        Ok(Some(Disk { history, size_bytes, snapshots, ..Disk::default() }))
+        Ok(Some(Disk { history, size_bytes, moved, snapshots, ..Disk::default() }))
     }
     async fn snapshot(&self, name: &str, epoch: u64, s: &Snapshot) -> Result<Option<Snapshot>, String> {
         if self.engine.clone_vdi(name, Some(Epoch(epoch)), PROBE).await.is_err() {
@@ -186,9 +197,8 @@ impl Witness {
         let mut model = self.model.borrow_mut();
         model.report.blocks_compared += observed.len() as u64;
         model.tell(&format!("{observed:?}"));
-        if !whole && vdi.held().is_none() && vdi.size_bytes() == disk.size_bytes {
-            let checked = disk.history.without_promises().check(&observed, 0, Look::Recovered);
-            checked.map_err(|violation| violation.0)?;
+        if !whole && vdi.held().is_none() {
+            disk.check_shown(&observed)?;
         }
         Ok(whole.then_some((observed, known)))
     }

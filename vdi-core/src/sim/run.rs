@@ -1,21 +1,18 @@
 //! Worlds from beginning to end: format, work, stop, recover, compare, again; and many of them.
 
-use std::cell::RefCell;
 use std::fmt;
 
-use super::model::{Disk, Model, Pending, RECOVERY_STOPS_MAX, Report};
-use super::options::{Options, Stop};
-use super::rotten;
+use super::model::{Disk, Pending, RECOVERY_STOPS_MAX, Report};
+use super::options::{Options, Stop, draw_survival};
+use super::relief::tidy_up;
 use super::shards::Engines;
 use super::verify::Verifier;
 use super::workload::draw_size;
 use super::world::{End, World};
-use crate::buffer::HostMemory;
+use super::{outage, rotten};
 use crate::check::{self, CheckOptions};
 use crate::engine::{Engine, FormatOptions};
 use crate::sabotage;
-use crate::units::{BLOCK_BYTES, Epoch};
-use crate::vdi::Ack;
 
 /// Log of the extent size in a world: the smallest.
 const EXTENT_BITS: u32 = crate::limits::EXTENT_BITS_MIN;
@@ -91,7 +88,9 @@ fn live(world: &mut World) -> Result<(), String> {
         if world.options.lazy {
             start_anew(world)?;
         }
+        outage::begin(world)?;
         work(world)?;
+        outage::heal(world)?;
         let power_lost = stop_and_recover(world)?;
         compare(world, power_lost, cycle + 1 == world.options.cycles)?;
     }
@@ -99,7 +98,7 @@ fn live(world: &mut World) -> Result<(), String> {
 }
 
 /// A quiet restart: no disk is open after it but those that the log names, perhaps none.
-fn start_anew(world: &mut World) -> Result<(), String> {
+pub(super) fn start_anew(world: &mut World) -> Result<(), String> {
     if world.random.coin() {
         let engine = world.engines.clone();
         let done = world.run(async move { engine.checkpoint().await }).map_err(ended)?;
@@ -108,56 +107,6 @@ fn start_anew(world: &mut World) -> Result<(), String> {
     world.kill();
     world.forget();
     recover(world)
-}
-
-/// After a collection and an orderly end every block that nothing names is free. On a full store what frees space
-/// must work, and then there is room again.
-pub(super) fn tidy_up(world: &mut World) -> Result<(), String> {
-    let engine = world.engines.clone();
-    let model = world.model.clone();
-    let relieve = world.options.full;
-    let work = async move {
-        if relieve {
-            relief(&engine, &model).await?;
-            engine.collect(false).await.map_err(|e| format!("collect on a full store: {e:?}"))?;
-            room_again(&engine, &model).await?;
-        }
-        engine.collect(false).await.map_err(|e| format!("last collect: {e:?}"))?;
-        engine.close().await.map_err(|e| format!("close: {e:?}"))
-    };
-    world.run(work).map_err(ended)??;
-    world.kill();
-    world.forget();
-    let report = check_stores(world, CheckOptions { data: true })?;
-    if report.exit_code() != 0 {
-        return Err(format!("check after a collection and an orderly end: {:#?}", report.findings));
-    }
-    Ok(())
-}
-
-/// Remove every snapshot and all disks but the first.
-async fn relief(engine: &Engines, model: &RefCell<Model>) -> Result<(), String> {
-    let names: Vec<String> = model.borrow().disks.keys().cloned().collect();
-    for (nth, name) in names.iter().enumerate() {
-        if nth > 0 {
-            engine.delete(name, true).await.map_err(|e| format!("delete on a full store: {e:?}"))?;
-            continue;
-        }
-        let epochs: Vec<u64> = model.borrow().disks[name].snapshots.keys().copied().collect();
-        for epoch in epochs {
-            let removed = engine.remove_snapshot(name, Epoch(epoch)).await;
-            removed.map_err(|e| format!("remove a snapshot on a full store: {e:?}"))?;
-        }
-    }
-    Ok(())
-}
-
-async fn room_again(engine: &Engines, model: &RefCell<Model>) -> Result<(), String> {
-    let Some(name) = model.borrow().disks.keys().next().cloned() else { return Ok(()) };
-    let vdi = engine.open_vdi(&name).await.map_err(|e| format!("open {name}: {e:?}"))?;
-    let bytes = vdi.size_bytes().min(8 * BLOCK_BYTES) as usize;
-    let written = vdi.write(0, &HostMemory::slice(bytes).into(), Ack::WriteThrough).await;
-    written.map_err(|e| format!("write after space was made: {e:?}"))
 }
 
 pub(super) fn ended(end: End) -> String {
@@ -208,6 +157,11 @@ fn populate(world: &mut World) -> Result<(), String> {
 /// Guests and administrator at work, until a crash point or the end of the work.
 pub(super) fn work(world: &mut World) -> Result<(), String> {
     world.set_faults(true);
+    toil(world)
+}
+
+/// As [`work`], with the devices as they are.
+pub(super) fn toil(world: &mut World) -> Result<(), String> {
     if world.random.below(4) > 0 {
         let scale = world.random.below(if world.options.full { 15 } else { 11 });
         world.arm(scale);
@@ -271,17 +225,30 @@ pub(super) fn stop(world: &mut World, may_close: bool) -> Result<bool, String> {
         .borrow()
         .say(|| format!("stop: {how:?}, at the crash point: {crashed}, for a restart: {poisoned}"));
     let closes = may_close && !crashed && !poisoned;
+    let mut complete = false;
     if how == Stop::Close && closes {
-        world.set_faults(false);
+        // A liar goes on lying to the last.
+        if world.options.liar.is_none() {
+            world.set_faults(false);
+        }
         let engines = world.engines.clone();
         let closed = world.run(async move { engines.close().await }).map_err(ended)?;
         let poisoned = world.options.is_faulty();
-        if let Err(e) = closed
-            && !poisoned
-        {
-            return Err(format!("close: {e:?}"));
+        // What a held disk has stays in its log.
+        let held = world.engines.all().iter().any(|e| !e.status().held.is_empty());
+        let mut model = world.model.borrow_mut();
+        let now = model.now();
+        match closed {
+            Ok(()) if held => {}
+            Ok(()) => {
+                model.checkpointed(now);
+                complete = true;
+            }
+            Err(_) if poisoned => {}
+            Err(e) => return Err(format!("close: {e:?}")),
         }
     }
+    outage::end(world);
     world.set_faults(false);
     let power_lost = match how {
         Stop::Power(on_store, on_log) => {
@@ -290,6 +257,12 @@ pub(super) fn stop(world: &mut World, may_close: bool) -> Result<bool, String> {
                 log.power_loss(on_log);
             }
             true
+        }
+        // After an orderly end the loss of power takes nothing.
+        Stop::Close if complete => {
+            let survival = draw_survival(&mut world.random);
+            world.power_loss(survival);
+            false
         }
         Stop::Kill | Stop::Close => {
             world.kill();

@@ -9,8 +9,6 @@ use super::options::{Options, Verb};
 use crate::device::simulated::Random;
 use crate::units::{BLOCK_BYTES, SECTORS_PER_BLOCK};
 
-/// Disks in a world at most.
-const DISKS_MAX: usize = 6;
 /// Snapshots of a disk at most.
 const SNAPSHOTS_MAX: usize = 12;
 
@@ -35,7 +33,7 @@ pub fn draw(model: &mut Model, options: &Options, random: &mut Random) -> Option
             Some(Action::Guest(name, request))
         }
         Verb::Create => {
-            let name = new_name(model)?;
+            let name = new_name(model, options)?;
             Some(Action::Admin(Order::Create(name, draw_size(options, random))))
         }
         Verb::Checkpoint => Some(Action::Admin(Order::Checkpoint)),
@@ -58,8 +56,8 @@ pub fn draw_size(options: &Options, random: &mut Random) -> u64 {
     blocks * BLOCK_BYTES
 }
 
-fn new_name(model: &mut Model) -> Option<String> {
-    let room = model.disks.len() + model.pending.len() < DISKS_MAX;
+fn new_name(model: &mut Model, options: &Options) -> Option<String> {
+    let room = model.disks.len() + model.pending.len() < options.disks_max;
     room.then(|| format!("disk{}", model.number()))
 }
 
@@ -80,7 +78,7 @@ fn draw_order(verb: Verb, model: &mut Model, options: &Options, random: &mut Ran
         Verb::RemoveSnapshot => Some(Order::RemoveSnapshot(name, epoch?)),
         Verb::Clone => {
             let of = if random.coin() { epoch } else { None };
-            Some(Order::Clone(name, of, new_name(model)?))
+            Some(Order::Clone(name, of, new_name(model, options)?))
         }
         Verb::RollBack if quiet => Some(Order::RollBack(name, epoch?)),
         Verb::Delete if quiet && several => Some(Order::Delete(name)),

@@ -158,9 +158,10 @@ impl World {
     /// a named point.
     pub fn arm(&mut self, scale: u64) {
         let events = 1 + self.random.below(1 << scale);
-        if self.random.below(3) == 0 {
+        if self.random.coin() {
             let point = *self.random.pick(&Point::ALL);
-            self.crash_point.arm_at(point, 1 + self.random.below(3));
+            let passes = *self.random.pick(&[3, 3, 30]);
+            self.crash_point.arm_at(point, 1 + self.random.below(passes));
         } else {
             self.crash_point.arm(events);
         }
@@ -169,7 +170,9 @@ impl World {
     pub fn forget(&mut self) {
         for engine in self.engines.all() {
             let stats = engine.shared().log.stats();
-            self.model.borrow_mut().report.laps += stats.segment_bytes_written / stats.ring_bytes;
+            let mut model = self.model.borrow_mut();
+            model.report.laps += stats.segment_bytes_written / stats.ring_bytes;
+            model.report.waits += stats.waits;
         }
         self.open.clear();
         self.engines.forget();

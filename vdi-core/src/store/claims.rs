@@ -77,7 +77,12 @@ impl Store {
             let next = self.0.bitmaps.borrow_mut().claim_emptiest(g, kind);
             match next {
                 Some((start, mask)) => new.push(Claim { start, used_through: 0, kind, mask }),
-                None if new.is_empty() => self.take_extent(kind).await?,
+                None if new.is_empty() => {
+                    // Promises count on every free block: each must be in reach of somebody who needs it.
+                    let free = self.0.space.borrow().free(kind);
+                    assert_eq!(free, 0, "free blocks of {kind:?} that no claim can have");
+                    self.take_extent(kind).await?;
+                }
                 None => break,
             }
         }

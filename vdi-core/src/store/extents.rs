@@ -15,17 +15,24 @@ use crate::units::{BLOCK_BYTES, BLOCK_SIZE, ExtentNumber, Generation};
 impl Store {
     /// One free extent more for this shard, from wherever they come.
     pub(super) async fn take_extent(&self, kind: ExtentKind) -> Result<()> {
-        let (number, entry) = match &self.0.home {
-            Some(home) if self.slot() != HOME_SLOT => home.lease(kind).await?,
-            _ => self.lease_extent(kind, HOME_SLOT).await?,
+        while !self.0.space.borrow_mut().begin_lease() {
+            if !self.ask_for_room().await {
+                return Err(self.no_space());
+            }
+        }
+        let leased = match &self.0.home {
+            Some(home) if self.slot() != HOME_SLOT => home.lease(kind).await,
+            _ => self.lease_extent(kind, HOME_SLOT).await,
         };
+        self.0.space.borrow_mut().end_lease(leased.is_ok());
+        let (number, entry) = leased?;
         self.learn_extent(number, entry);
         let g = self.geometry();
         let regions = empty_regions(extent::regions(g), extent::overhead_blocks(g));
         let generations =
             vec![extent::first_generation(entry.lease_generation); extent::bitmap_sectors(g) as usize];
         let free = self.0.bitmaps.borrow_mut().insert(g, number, kind, regions, generations);
-        self.0.space.borrow_mut().add_extent(kind, free, true);
+        self.0.space.borrow_mut().add_extent(kind, free);
         Ok(())
     }
     /// For the home shard: make a free extent that of the shard in `slot`, durably. Its header and bitmap first,
@@ -33,13 +40,13 @@ impl Store {
     pub async fn lease_extent(&self, kind: ExtentKind, slot: u16) -> Result<(ExtentNumber, CatalogueEntry)> {
         assert_eq!(self.slot(), HOME_SLOT, "extents are leased by the home shard");
         let _turn = self.0.leasing.lock().await;
-        let (number, mut entry) = {
+        let (number, was) = {
             let catalogue = self.0.catalogue.borrow();
             let number = catalogue.free().next().ok_or_else(|| self.no_space())?;
             (ExtentNumber(number as u32), catalogue.entries[number])
         };
-        (entry.kind, entry.host, entry.shard) = (kind, slot, slot);
-        entry.lease_generation += 1;
+        let lease_generation = was.lease_generation + 1;
+        let entry = CatalogueEntry { kind, host: slot, shard: slot, lease_generation, ..was };
         let (g, owner) = (self.geometry(), self.uuid());
         let regions = empty_regions(extent::regions(g), extent::overhead_blocks(g));
         let mut head = AlignedBuf::zeroed(extent::overhead_blocks(g) as usize * BLOCK_SIZE);
@@ -58,7 +65,11 @@ impl Store {
         self.0.device.write_bufs(entry.start_block * BLOCK_BYTES, smallvec![IoBuf::Owned(head)]).await?;
         self.flush().await?;
         crash_point(Point::ExtentHeaded);
-        self.write_catalogue_entry(number, entry).await?;
+        if let Err(e) = self.write_catalogue_entry(number, entry).await {
+            // It may be leased again. What the device has of this, a restart finds out.
+            self.learn_extent(number, CatalogueEntry { lease_generation, ..was });
+            return Err(e);
+        }
         crash_point(Point::ExtentLeased);
         self.flush().await?;
         if let Some(home) = &self.0.home {
@@ -105,7 +116,7 @@ impl Store {
         generations: Vec<Generation>,
     ) {
         let free = self.0.bitmaps.borrow_mut().insert(self.geometry(), number, kind, regions, generations);
-        self.0.space.borrow_mut().add_extent(kind, free, false);
+        self.0.space.borrow_mut().add_extent(kind, free);
     }
     async fn write_catalogue_entry(&self, number: ExtentNumber, entry: CatalogueEntry) -> Result<()> {
         let sector = number.0 as usize / ENTRIES_PER_SECTOR;

@@ -51,6 +51,8 @@ pub(super) struct Space {
     owned_data: u64,
     owned_metadata: u64,
     free_extents: u64,
+    /// How many of these are being leased: nobody else can have them.
+    leasing: u64,
     extent_usable: u64,
     reserved: Need,
 }
@@ -59,22 +61,31 @@ impl Space {
     pub fn new(free_extents: u64, extent_usable: u64) -> Space {
         Space { free_extents, extent_usable, ..Space::default() }
     }
-    pub fn add_extent(&mut self, kind: ExtentKind, free: u64, was_free_extent: bool) {
+    pub fn add_extent(&mut self, kind: ExtentKind, free: u64) {
         self.add_free(kind, free);
         match kind {
             ExtentKind::Data => self.owned_data += self.extent_usable,
             _ => self.owned_metadata += self.extent_usable,
         }
-        if was_free_extent {
-            self.free_extents -= 1;
-        }
+    }
+    /// Begin to lease a free extent; false when there is none: others may have promised the rest of the store's.
+    pub fn begin_lease(&mut self) -> bool {
+        let any = self.free_extents > self.leasing;
+        self.leasing += u64::from(any);
+        any
+    }
+    /// A lease that was begun is over.
+    pub fn end_lease(&mut self, leased: bool) {
+        self.leasing -= 1;
+        self.free_extents -= u64::from(leased);
     }
     pub fn add_extents(&mut self, extents: u64) {
         self.free_extents += extents;
     }
     /// Take up to `extents` free extents that no promise needs.
     pub fn spare_extents(&mut self, extents: u64) -> u64 {
-        let spare = self.free_extents.saturating_sub(self.extents_needed(self.reserved, RESERVE_BLOCKS));
+        let needed = self.extents_needed(self.reserved, RESERVE_BLOCKS).max(self.leasing);
+        let spare = self.free_extents.saturating_sub(needed);
         let given = spare.min(extents);
         self.free_extents -= given;
         given
@@ -82,6 +93,10 @@ impl Space {
     /// Whether there is a free extent that no promise needs.
     pub fn has_spare_extent(&self) -> bool {
         self.free_extents > self.extents_needed(self.reserved, RESERVE_BLOCKS)
+    }
+    /// Free blocks of this kind, claimed or not.
+    pub fn free(&self, kind: ExtentKind) -> u64 {
+        if kind == ExtentKind::Data { self.free_data } else { self.free_metadata }
     }
     pub fn add_free(&mut self, kind: ExtentKind, blocks: u64) {
         match kind {

@@ -120,6 +120,23 @@ fn a_store_fills_up_completely_and_then_says_no_space() {
 }
 
 #[test]
+fn an_extent_is_leased_only_from_what_others_have_not_promised() {
+    let media = formatted();
+    with_store(&media, |s| async move {
+        let spare = s.spare_extents(u64::MAX);
+        assert!(spare > 0);
+        let e = loop {
+            if let Err(e) = s.allocate(ExtentKind::Data, 512).await {
+                break e;
+            }
+        };
+        assert_eq!(e.kind(), crate::ErrorKind::NoSpace);
+        s.add_extents(spare);
+        s.allocate(ExtentKind::Data, 512).await.unwrap();
+    });
+}
+
+#[test]
 fn registry_entries_survive_a_restart_and_names_are_unique() {
     let media = formatted();
     with_store(&media, |s| async move {

@@ -30,15 +30,19 @@ impl Store {
         }
         Ok((slots, Generation(generation.0 + 1)))
     }
-    /// The newest valid record of a VDI.
-    pub async fn read_record(&self, entry: &RegistryEntry) -> Result<VdiRecord> {
+    /// The newest valid record of a VDI, which should be no older than `least`, a lease epoch and generation. An older
+    /// one is returned only if the device could read both slots: else the newer one may be in the other.
+    ///
+    /// # Errors
+    /// Those of the device; `Corrupt` when no slot holds a record of the VDI.
+    pub async fn read_record(&self, entry: &RegistryEntry, least: (u64, Generation)) -> Result<VdiRecord> {
         let mut best: Option<VdiRecord> = None;
-        let mut problem = None;
+        let (mut problem, mut unread) = (None, None);
         for slot in entry.slots {
             let block = match self.read_blocks(slot, 1).await {
                 Ok(b) => b,
                 Err(e) => {
-                    problem = Some(e);
+                    unread = Some(e);
                     continue;
                 }
             };
@@ -54,6 +58,11 @@ impl Store {
                 Ok(_) => {}
                 Err(e) => problem = Some(e),
             }
+        }
+        if let Some(e) = unread
+            && best.is_none_or(|b| (b.lease_epoch, b.generation) < least)
+        {
+            return Err(e.context(format!("the record of VDI '{}'", entry.name)));
         }
         best.ok_or_else(|| {
             let cause =

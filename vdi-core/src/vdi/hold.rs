@@ -69,6 +69,11 @@ impl Vdi {
         }
         self.held().is_some()
     }
+    /// Whether its last checkpoint failed.
+    #[must_use]
+    pub fn is_failing(&self) -> bool {
+        self.0.trouble.failures.get() > 0
+    }
     /// Whether a checkpoint round should try it now: always, unless it is held because that fails.
     #[must_use]
     pub fn is_due(&self) -> bool {

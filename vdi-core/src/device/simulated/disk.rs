@@ -1,6 +1,7 @@
 //! What happens inside: transfers and their faults, completions, what a crash leaves.
 
 use std::collections::BTreeMap;
+use std::ops::Range;
 use std::rc::Rc;
 
 use super::super::memory::Media;
@@ -40,6 +41,8 @@ pub(super) struct Disk {
     pub(super) clock: ManualClock,
     pub(super) random: Random,
     pub(super) faults: Faults,
+    /// Bytes that cannot be read.
+    pub(super) unreadable: Range<u64>,
     pub(super) counts: FaultCounts,
     pub(super) crash_point: CrashPoint,
     /// What survives a power loss for certain.
@@ -159,7 +162,9 @@ impl Disk {
         }
     }
     fn read(&mut self, op: &mut Op) -> Result<(), i32> {
-        if self.random.chance(self.faults.read_error) {
+        let end = op.offset_bytes + op.len_bytes;
+        let within = op.offset_bytes < self.unreadable.end && self.unreadable.start < end;
+        if within || self.random.chance(self.faults.read_error) {
             self.counts.add(Fault::ReadError);
             return Err(libc::EIO);
         }
@@ -243,6 +248,10 @@ impl Disk {
         if self.random.chance(self.faults.flush_error) {
             self.counts.add(Fault::FlushError);
             return Err(libc::EIO);
+        }
+        if self.random.chance(self.faults.lying_flush) {
+            self.counts.add(Fault::LyingFlush);
+            return Ok(());
         }
         let durable = &self.durable;
         self.unflushed.retain(|write| {

@@ -11,6 +11,8 @@ pub enum Fault {
     FlushError,
     /// A write failed with `ENOSPC`, nothing written.
     NoSpace,
+    /// A flush was acknowledged and made nothing durable.
+    LyingFlush,
     /// A write was acknowledged and never happened.
     LostWrite,
     /// A write was acknowledged and landed elsewhere.
@@ -43,11 +45,12 @@ pub struct FaultCounts([u64; FaultCounts::KINDS.len()]);
 
 impl FaultCounts {
     /// Every kind.
-    pub const KINDS: [Fault; 16] = [
+    pub const KINDS: [Fault; 17] = [
         Fault::ReadError,
         Fault::WriteError,
         Fault::FlushError,
         Fault::NoSpace,
+        Fault::LyingFlush,
         Fault::LostWrite,
         Fault::MisdirectedWrite,
         Fault::MisdirectedRead,
@@ -94,6 +97,8 @@ pub struct Faults {
     pub flush_error: u32,
     /// [`Fault::NoSpace`]
     pub no_space: u32,
+    /// [`Fault::LyingFlush`]
+    pub lying_flush: u32,
     /// [`Fault::LostWrite`]
     pub lost_write: u32,
     /// [`Fault::MisdirectedWrite`]

@@ -19,6 +19,7 @@ mod tests;
 
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
+use std::ops::Range;
 use std::os::fd::RawFd;
 use std::rc::Rc;
 
@@ -93,6 +94,7 @@ impl SimulatedDisk {
             clock: clock.clone(),
             random,
             faults: Faults::default(),
+            unreadable: 0..0,
             counts: FaultCounts::default(),
             crash_point: crash_point.clone(),
             durable: Media::default(),
@@ -109,6 +111,10 @@ impl SimulatedDisk {
     /// Change what goes wrong from now on.
     pub fn set_faults(&self, faults: Faults) {
         self.0.borrow_mut().faults = faults;
+    }
+    /// From now on these bytes cannot be read, and all others can; writing does not mend them.
+    pub fn set_unreadable(&self, bytes: Range<u64>) {
+        self.0.borrow_mut().unreadable = bytes;
     }
     /// Put these bytes on the medium; what was there is gone. Nothing may be open.
     pub fn load(&self, media: &Media) {

@@ -60,6 +60,36 @@ fn flushed_writes_survive_a_power_loss_and_others_do_not() {
 }
 
 #[test]
+fn a_flush_that_lies_makes_nothing_durable_and_an_honest_one_after_it_does() {
+    let b = bench(1, Faults { lying_flush: 1_000_000, ..Faults::default() });
+    let disk = b.disk.clone();
+    b.run(|d| async move {
+        d.write(0, filled(1, 512)).await.unwrap();
+        d.flush().await.unwrap();
+        disk.set_faults(Faults::default());
+        d.flush().await.unwrap();
+        disk.set_faults(Faults { lying_flush: 1_000_000, ..Faults::default() });
+        d.write(512, filled(2, 512)).await.unwrap();
+        d.flush().await.unwrap();
+    });
+    b.disk.power_loss(Survival::Nothing);
+    assert_eq!((b.byte(0), b.byte(512)), (1, 0));
+}
+
+#[test]
+fn what_cannot_be_read_is_there_when_it_can_be_read_again() {
+    let b = bench(1, Faults::default());
+    let disk = b.disk.clone();
+    b.run(|d| async move {
+        d.write(0, filled(1, 4096)).await.unwrap();
+        disk.set_unreadable(1024..1025);
+        assert!(d.read(0, 1024).await.is_ok() && d.read(512, 1024).await.is_err());
+        disk.set_unreadable(0..0);
+        assert!(d.read(512, 1024).await.is_ok());
+    });
+}
+
+#[test]
 fn a_kill_keeps_completed_writes_but_does_not_flush_them() {
     let b = bench(1, Faults::default());
     b.run(|d| async move { d.write(0, filled(1, 512)).await.unwrap() });
@@ -139,6 +169,7 @@ fn each_fault_on_the_menu_happens_and_is_counted() {
         (Fault::WriteError, Faults { write_error: always, ..Faults::default() }),
         (Fault::FlushError, Faults { flush_error: always, ..Faults::default() }),
         (Fault::NoSpace, Faults { no_space: always, ..Faults::default() }),
+        (Fault::LyingFlush, Faults { lying_flush: always, ..Faults::default() }),
         (Fault::LostWrite, Faults { lost_write: always, ..Faults::default() }),
         (Fault::MisdirectedWrite, Faults { misdirected_write: always, ..Faults::default() }),
         (Fault::MisdirectedRead, Faults { misdirected_read: always, ..Faults::default() }),
@@ -157,7 +188,7 @@ fn each_fault_on_the_menu_happens_and_is_counted() {
         let eio = crate::ErrorKind::Io(libc::EIO);
         assert_eq!(write.is_err(), matches!(fault, Fault::WriteError | Fault::NoSpace), "{fault:?}");
         assert_eq!(flush, if fault == Fault::FlushError { Err(eio) } else { Ok(()) }, "{fault:?}");
-        let intact = matches!(fault, Fault::FlushError | Fault::Slow);
+        let intact = matches!(fault, Fault::FlushError | Fault::LyingFlush | Fault::Slow);
         assert_eq!(read == Ok(true), intact, "{fault:?}");
         assert_eq!(read == Err(eio), fault == Fault::ReadError, "{fault:?}");
     }

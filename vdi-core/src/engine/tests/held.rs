@@ -289,6 +289,33 @@ fn a_disk_whose_record_cannot_be_read_at_start_keeps_its_log_records_for_a_later
 }
 
 #[test]
+fn a_disk_whose_newest_record_cannot_be_read_now_is_not_taken_for_what_it_was() {
+    let (w, _) = two_disks();
+    let newest = w.run(|e| async move {
+        let bad = e.open_vdi("bad").await.unwrap();
+        write(&bad, 0, &fill(7, 4096)).await;
+        e.checkpoint().await.unwrap();
+        let newest = (bad.record().generation.0 % 2) as usize;
+        e.store().offset_bytes(bad.slots()[newest], 1).unwrap()
+    });
+    w.unreadable.set(Some(newest));
+    let unreadable = Rc::clone(&w.unreadable);
+    w.run(move |e| async move {
+        assert_eq!(e.open_vdi("bad").await.err().unwrap().kind(), ErrorKind::Io(libc::EIO));
+        unreadable.set(None);
+        let bad = e.open_vdi("bad").await.unwrap();
+        assert_eq!(read(&bad, 0, 4096).await, bytes_of(&fill(7, 4096)));
+        write(&bad, 0, &fill(8, 4096)).await;
+        // The older one is no loss.
+        unreadable.set(Some(newest));
+        e.checkpoint().await.unwrap();
+    });
+    w.run(|e| async move {
+        assert_eq!(read(&e.open_vdi("bad").await.unwrap(), 0, 4096).await, bytes_of(&fill(8, 4096)));
+    });
+}
+
+#[test]
 fn a_disk_on_a_device_that_cannot_read_its_tree_is_held_alone() {
     let (w, root) = two_disks();
     w.unreadable.set(Some(root));
@@ -313,6 +340,47 @@ fn a_disk_on_a_device_that_cannot_read_its_tree_is_held_alone() {
     clean(&w);
     w.run(|e| async move {
         assert!(read(&e.open_vdi("bad").await.unwrap(), 0, 4 << 20).await == model);
+    });
+}
+
+#[test]
+fn a_disk_can_be_cloned_and_rolled_back_while_the_checkpoint_of_its_neighbour_fails() {
+    let (w, root) = two_disks();
+    w.unreadable.set(Some(root));
+    w.run(|e| async move {
+        let (bad, good) = (e.open_vdi("bad").await.unwrap(), e.open_vdi("good").await.unwrap());
+        write(&bad, 0, &fill(7, 4096)).await;
+        write(&good, 0, &fill(8, 4096)).await;
+        e.clone_vdi("good", None, "copy").await.unwrap();
+        assert!(bad.is_failing() && !bad.is_stuck(), "this round was its first");
+        write(&good, 0, &fill(9, 4096)).await;
+        e.rollback("good", Epoch(1)).await.unwrap();
+        assert_eq!(read(&good, 0, 4096).await, bytes_of(&fill(8, 4096)));
+        assert_eq!(e.checkpoint().await.unwrap_err().kind(), ErrorKind::Io(libc::EIO));
+    });
+}
+
+#[test]
+fn a_checkpoint_asked_for_while_another_fails_tries_the_held_disk_again() {
+    let (w, root) = two_disks();
+    w.unreadable.set(Some(root));
+    let unreadable = Rc::clone(&w.unreadable);
+    w.run(move |e| async move {
+        let bad = e.open_vdi("bad").await.unwrap();
+        write(&bad, 0, &fill(7, 4096)).await;
+        while !bad.is_stuck() {
+            e.checkpoint().await.unwrap_err();
+        }
+        let mended = async {
+            e.shared().pressure.ended.wait().await;
+            unreadable.set(None);
+            Ok(())
+        };
+        let both: Vec<LocalFuture<'_, Result<()>>> =
+            vec![Box::pin(e.checkpoint()), Box::pin(e.checkpoint()), Box::pin(mended)];
+        let results: Vec<bool> = join_all(both).await.iter().map(Result::is_ok).collect();
+        assert_eq!(results, [false, true, true]);
+        assert!(bad.held().is_none());
     });
 }
 

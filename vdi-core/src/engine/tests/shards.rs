@@ -2,6 +2,8 @@
 
 use super::*;
 use crate::executor::{block_on, yield_now};
+use crate::sabotage::Bug;
+use crate::sabotage::property::breaks;
 use crate::sim::shards::Engines;
 
 /// Open a new store as two shards, and do `f`.
@@ -56,4 +58,35 @@ fn a_list_while_a_disk_changes_shard_does_not_bring_back_what_it_was() {
         over.set(true);
         engines.collect(false).await.unwrap();
     });
+}
+
+/// Shard 1 frees what a disk had in extents of shard 0.
+fn blocks_freed_elsewhere_wait() {
+    with_two_shards(|engines, executor| async move {
+        engines.create("a", 1 << 20).await.unwrap();
+        write(&engines.open_vdi("a").await.unwrap(), 0, &fill(1, 64 << 10)).await;
+        engines.checkpoint().await.unwrap();
+        engines.move_vdi("a", 1).await.unwrap();
+        write(&engines.open_vdi("a").await.unwrap(), 0, &fill(2, 64 << 10)).await;
+        let [home, other] = &engines.all()[..] else { unreachable!("two shards") };
+        let waiting = || home.store().quarantined_blocks();
+        let (before, free) = (waiting(), home.store().space().free_bytes);
+        while other.store().quarantined_blocks() > 0 || waiting() == before {
+            assert_eq!(home.store().space().free_bytes, free, "handed out at once");
+            other.checkpoint().await.unwrap();
+            // What it told the other shard has arrived then.
+            executor.sleep(1).await;
+        }
+        // The data; their nodes are of the same batch.
+        assert!(waiting() - before >= 16);
+        home.checkpoint().await.unwrap();
+        assert_eq!(waiting(), 0);
+        assert!(home.store().space().free_bytes > free);
+    });
+}
+
+#[test]
+fn blocks_that_another_shard_freed_wait_for_the_trim_of_their_owners_log() {
+    blocks_freed_elsewhere_wait();
+    assert!(breaks(Bug::ForeignReusedAtOnce, blocks_freed_elsewhere_wait), "the seeded bug hides");
 }

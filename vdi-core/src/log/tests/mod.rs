@@ -2,6 +2,7 @@
 
 mod corruption;
 mod crash;
+mod full;
 mod running;
 
 use std::cell::RefCell;

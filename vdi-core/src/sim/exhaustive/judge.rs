@@ -6,7 +6,8 @@ use super::start::{SEED_OF_JUDGE, options};
 use crate::check::CheckOptions;
 use crate::device::simulated::{Random, Survival};
 use crate::sim::model::Model;
-use crate::sim::run::{check_stores, compare, recover, tidy_up};
+use crate::sim::relief::tidy_up;
+use crate::sim::run::{check_stores, compare, recover};
 use crate::sim::world::World;
 
 /// How far to go with an image.

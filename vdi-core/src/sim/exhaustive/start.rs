@@ -100,6 +100,8 @@ pub fn options() -> Options {
         store_bytes: STORE_BYTES_MIN,
         log_bytes: RING_OFFSET_BYTES + LOG_RING_BYTES_MIN,
         shards_max: 1,
+        disks_max: 0,
+        outages: false,
         disks: 2,
         in_flight_max: 1,
         operations: 0,
