@@ -4,9 +4,10 @@
 set -euo pipefail
 cd "$1"
 triple=$(rustc -vV | sed -n 's/^host: //p')
-for folder in ${FUZZ:+fuzz/corpus/$FUZZ} ${FUZZ:-fuzz/corpus/*}; do
+for folder in fuzz/corpus/${FUZZ:-*}; do
   name=$(basename "$folder")
-  binary=$(ls target/fuzz-{engine,front-end}/"$triple/release/$name" 2>/dev/null | head -1)
+  # A target is built in one of the two folders only.
+  binary=$(ls target/fuzz-{engine,front-end}/"$triple/release/$name" 2>/dev/null | head -1 || true)
   [ -n "$binary" ] && [ -d "target/fuzz-corpus/$name" ] || continue
   small=$(mktemp -d)
   "$binary" -merge=1 -max_len="${BYTES_MAX:-512}" -handle_bus=0 "$small" "fuzz/corpus/$name" "target/fuzz-corpus/$name" >/dev/null 2>&1

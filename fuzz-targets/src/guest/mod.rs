@@ -29,6 +29,12 @@ pub struct Guest {
     file: File,
 }
 
+impl Default for Guest {
+    fn default() -> Guest {
+        Guest::new()
+    }
+}
+
 impl Guest {
     /// Zeroed memory.
     ///

@@ -30,7 +30,7 @@ enum Expected {
 enum Taken {
     Nothing,
     Answered,
-    Request(Request, Chain),
+    Request(Box<Request>, Chain),
 }
 
 impl Scene {
@@ -74,11 +74,11 @@ impl Scene {
             }
             Next::Request(request) if self.cut => {
                 let chain = Chain { writable: Vec::new(), effect: Effect::None, status: OK, written: 0 };
-                Taken::Request(request, chain)
+                Taken::Request(Box::new(request), chain)
             }
             Next::Request(request) => {
                 let chain = self.taken(before, expected, &request);
-                Taken::Request(request, chain)
+                Taken::Request(Box::new(request), chain)
             }
         }
     }
@@ -147,7 +147,7 @@ impl Scene {
             match self.take(&before) {
                 Taken::Nothing => return,
                 Taken::Answered => {}
-                Taken::Request(request, chain) => self.execute_alone(&before, request, &chain),
+                Taken::Request(request, chain) => self.execute_alone(&before, *request, &chain),
             }
         }
     }
@@ -194,7 +194,7 @@ impl Scene {
                 Taken::Request(request, chain) => {
                     self.model.forget(&chain.effect);
                     self.flying.push(Flying { head: request.reply.head(), chain });
-                    requests.push(request);
+                    requests.push(*request);
                 }
             }
         }
