@@ -188,6 +188,24 @@ fn front_ends_come_and_go_and_a_second_one_is_refused() {
 }
 
 #[test]
+fn a_front_end_whose_old_socket_a_child_keeps_for_a_moment_can_come_back() {
+    let mut disks = RamDisks::new();
+    let (socket, _device) = disks.attach("web", &blank(1 << 20), false);
+    let first = Wire::connect(&socket).unwrap();
+    first.ask_u64(request::GET_FEATURES).unwrap();
+    // Between fork and exec a child has all descriptors of its parent, those that exec closes too.
+    let inherited = first.stream().try_clone().unwrap();
+    drop(first);
+    let again = Wire::connect(&socket).unwrap();
+    let child = std::thread::spawn(move || {
+        std::thread::sleep(Duration::from_millis(20));
+        drop(inherited);
+    });
+    assert_ne!(again.ask_u64(request::GET_FEATURES).unwrap(), 0);
+    child.join().unwrap();
+}
+
+#[test]
 fn a_reset_starts_anew_with_write_back_caching() {
     let mut disks = RamDisks::new();
     let (socket, device) = disks.attach("web", &blank(1 << 20), false);

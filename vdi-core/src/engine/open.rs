@@ -100,7 +100,7 @@ impl Engine {
         self.0.named.take();
         self.0.env.executor.spawn(self.clone().checkpoint_for_ever());
     }
-    /// Returns how many records count, and for each VDI the segment of its last one. Each VDI's records are taken
+    /// Returns how many records were put back into overlays, and for each VDI the segment of its last one. Each VDI's records are taken
     /// by their numbers: copies lie further on than what follows them.
     async fn replay(&self, logged: Vec<Logged>) -> (u64, BTreeMap<VdiId, SegmentSeq>) {
         let mut replayed = 0;
@@ -116,12 +116,14 @@ impl Engine {
                 }
             };
             for Logged { segment, record, first_block, original } in records.into_values() {
-                if let Err(e) = vdi.replay(&record, &segment, first_block) {
-                    vdi.hold(e);
-                    last.remove(&id);
-                    break;
+                match vdi.replay(&record, &segment, first_block) {
+                    Ok(taken) => replayed += u64::from(taken),
+                    Err(e) => {
+                        vdi.hold(e);
+                        last.remove(&id);
+                        break;
+                    }
                 }
-                replayed += 1;
                 if let Some(seq) = original {
                     last.insert(id, seq);
                 }

@@ -99,6 +99,8 @@ pub enum Bug {
     ForeignReusedAtOnce,
     /// A list opens a disk that is on its way to another shard.
     OpenedOnTheWay,
+    /// Who waits for room in the log does not ask for a checkpoint.
+    FullLogAsksNobody,
     /// A VDI record older than the log remembers is taken for the newest.
     StaleRecordTrusted,
     /// Data is handed out without a look at its checksum.
@@ -107,7 +109,7 @@ pub enum Bug {
 
 impl Bug {
     /// Every bug.
-    pub const ALL: [Bug; 50] = [
+    pub const ALL: [Bug; 51] = [
         Bug::SkipFlushBeforeRecord,
         Bug::SkipFlushAfterRecord,
         Bug::SkipHostRecord,
@@ -156,6 +158,7 @@ impl Bug {
         Bug::MovedUnsettled,
         Bug::ForeignReusedAtOnce,
         Bug::OpenedOnTheWay,
+        Bug::FullLogAsksNobody,
         Bug::StaleRecordTrusted,
         Bug::DataUnchecked,
     ];
@@ -288,6 +291,9 @@ impl Bug {
             }
             Bug::OpenedOnTheWay => {
                 ("opened-on-the-way", "A list opens a disk that is on its way to another shard.")
+            }
+            Bug::FullLogAsksNobody => {
+                ("full-log-asks-nobody", "Who waits for room in the log does not ask for a checkpoint.")
             }
             Bug::StaleRecordTrusted => {
                 ("stale-record-trusted", "A VDI record older than the log remembers is taken for the newest.")

@@ -13,16 +13,17 @@ use crate::units::{VdiSeq, VirtualBlock};
 
 impl Vdi {
     /// Take one record of this VDI, in log order; `first_block` is where its data starts in the segment.
-    /// Records that the tree has already are skipped: replaying one would free the block it points at.
+    /// Records that the tree has already are skipped: replaying one would free the block it points at. Returns
+    /// whether it was taken.
     ///
     /// # Errors
     /// A gap in the VDI's own sequence, or a lease epoch that moved on: the caller holds the VDI.
-    pub fn replay(&self, record: &Record, segment: &Rc<Segment>, first_block: u32) -> Result<()> {
+    pub fn replay(&self, record: &Record, segment: &Rc<Segment>, first_block: u32) -> Result<bool> {
         let inner = &self.0;
         let again = seeded_bug(Bug::ReplaysApplied) && record.seq < inner.seq.get();
         if record.seq <= inner.seq.get() && !again {
             inner.logged.borrow_mut().note(record.origin);
-            return Ok(());
+            return Ok(false);
         }
         if !again {
             self.check_order(record)?;
@@ -68,7 +69,7 @@ impl Vdi {
         }
         // Only now: the request of a record that could not be taken is not done.
         inner.logged.borrow_mut().note(record.origin);
-        Ok(())
+        Ok(true)
     }
     /// A record follows the one before, or the log is not whole.
     fn check_order(&self, record: &Record) -> Result<()> {

@@ -95,15 +95,23 @@ impl Vdi {
             ended.await;
         }
     }
-    /// Reserve log space, unless the VDI stops taking writes first.
+    /// Reserve log space, unless the VDI stops taking writes first. Who waits for it asks for the checkpoint that makes
+    /// room: after a restart everything in a full log may be in the trees already, and nothing else would.
     pub(super) async fn reserve_log(&self, record_bytes: usize, data_blocks: u32) -> Result<Reservation> {
+        let pressure = &self.0.shared.pressure;
         let mut reserve = pin!(self.0.shared.log.reserve(record_bytes, data_blocks));
+        let mut asked = false;
         loop {
             self.check_writable()?;
-            let mut refused = pin!(self.0.shared.pressure.refused.wait());
+            let mut refused = pin!(pressure.refused.wait());
             let granted = poll_fn(|cx| match reserve.as_mut().poll(cx) {
                 Poll::Ready(r) => Poll::Ready(Some(r)),
-                Poll::Pending => refused.as_mut().poll(cx).map(|()| None),
+                Poll::Pending => {
+                    if !std::mem::replace(&mut asked, true) && !seeded_bug(Bug::FullLogAsksNobody) {
+                        pressure.request();
+                    }
+                    refused.as_mut().poll(cx).map(|()| None)
+                }
             });
             if let Some(result) = granted.await {
                 self.check_writable()?;

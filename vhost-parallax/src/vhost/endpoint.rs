@@ -30,6 +30,8 @@ const MESSAGE_WAIT: Duration = Duration::from_secs(5);
 /// A front end that has said nothing for so long is not in the middle of a conversation: QEMU (7.2) takes
 /// a config change that arrives while it waits for a reply for that reply.
 const QUIET: Timespec = Timespec { tv_sec: 0, tv_nsec: 200_000_000 };
+/// How long a second front end waits for the first to hang up before it is refused.
+const HANG_UP_WAIT: Timespec = Timespec { tv_sec: 0, tv_nsec: 200_000_000 };
 /// Longest path that fits `sun_path` with its terminating zero.
 const PATH_BYTES_MAX: usize = 107;
 
@@ -230,10 +232,10 @@ impl Server {
             if ready(&fds[1]) {
                 return Happened::Readable;
             }
-            // A front end that reconnects hangs up first, so its old socket shows by now.
-            let mut again = [PollFd::from_borrowed_fd(main, PollFlags::IN)];
-            let now = Timespec { tv_sec: 0, tv_nsec: 0 };
-            if ready(&fds[2]) && matches!(rustix::event::poll(&mut again, Some(&now)), Ok(0)) {
+            // A front end that reconnects hangs up first, but a child that it forks at that moment keeps its old
+            // socket open until it runs its own program.
+            let mut again = [PollFd::new(&self.stop, PollFlags::IN), PollFd::from_borrowed_fd(main, PollFlags::IN)];
+            if ready(&fds[2]) && matches!(rustix::event::poll(&mut again, Some(&HANG_UP_WAIT)), Ok(0)) {
                 let name = self.device.name();
                 tracing::warn!(vdi = name, "a second front end was refused: the disk is in use");
                 drop(self.listener.accept());

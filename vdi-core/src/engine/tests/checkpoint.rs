@@ -2,6 +2,8 @@
 
 use super::*;
 use crate::executor::join_all;
+use crate::sabotage::Bug;
+use crate::sabotage::property::breaks;
 
 /// Every third block of the disk's first 4,096, in an order that is not the disk's, 64 at a time; what each holds.
 async fn scattered(vdi: &Vdi) -> Vec<(u64, u8)> {
@@ -54,4 +56,47 @@ fn while_most_of_the_store_is_free_data_go_into_whole_regions_and_not_into_holes
         let asked = writes() - before;
         assert!(asked < 100, "{asked} writes to the store for {} blocks", again.len());
     });
+}
+
+/// Killed with a full log after the records were flushed, and before the trim.
+fn a_writer_gets_room_after_such_a_kill() {
+    let w = World::formatted();
+    let untrimmed: Rc<RefCell<Option<Media>>> = Rc::default();
+    let (kept, log) = (Rc::clone(&untrimmed), w.log.clone());
+    w.run(|e| async move {
+        e.create("a", DISK).await.unwrap();
+        let vdi = e.open_vdi("a").await.unwrap();
+        // No round begins while somebody has the disk's turn.
+        let turn = vdi.lock_turn().await;
+        let (writer, written) = (vdi.clone(), Rc::new(Cell::new(0)));
+        let count = Rc::clone(&written);
+        e.0.env.executor.spawn(async move {
+            loop {
+                write(&writer, count.get() % 1024 * 64, &fill(1, 32 << 10)).await;
+                count.set(count.get() + 1);
+            }
+        });
+        let mut before = u64::MAX;
+        while written.get() != before {
+            before = written.get();
+            e.0.env.executor.sleep(1_000_000).await;
+        }
+        *kept.borrow_mut() = Some(log.fork());
+        let ended = e.shared().pressure.ended.wait();
+        drop(turn);
+        ended.await;
+    });
+    let w = World { log: untrimmed.take().unwrap(), ..w };
+    w.run(|e| async move {
+        let vdi = e.open_vdi("a").await.unwrap();
+        assert_eq!(e.status().recovery.records, 0, "everything is in the tree");
+        write(&vdi, 0, &fill(2, 32 << 10)).await;
+        assert_eq!(read(&vdi, 0, 32 << 10).await, bytes_of(&fill(2, 32 << 10)));
+    });
+}
+
+#[test]
+fn a_full_log_that_a_restart_need_not_replay_is_trimmed_for_the_first_who_waits() {
+    a_writer_gets_room_after_such_a_kill();
+    assert!(breaks(Bug::FullLogAsksNobody, a_writer_gets_room_after_such_a_kill), "the seeded bug hides");
 }
