@@ -11,6 +11,9 @@ use asked::{bug, number};
 use ledger::Row;
 use vdi_core::sim::exhaustive::{Plan, Progress, Run, run};
 
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 fn main() {
     let plan = Plan::whole();
     let cores = std::thread::available_parallelism().map_or(1, std::num::NonZero::get) as u64;

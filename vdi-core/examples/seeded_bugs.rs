@@ -12,6 +12,9 @@ use vdi_core::sabotage::Bug;
 use vdi_core::sim::exhaustive::{Plan, Run, run};
 use vdi_core::sim::{Series, run_series};
 
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 fn main() -> ExitCode {
     match (bug("WORLDS_WITH"), bug("SEQUENCES_WITH")) {
         (Some(bug), _) => worlds(bug),

@@ -11,6 +11,9 @@ use asked::{bug, number};
 use ledger::Row;
 use vdi_core::sim::{Progress, Series, WORLDS_FOR_ALL, run_series};
 
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 fn main() {
     let cycles = number("CYCLES", 10_000);
     let cores = std::thread::available_parallelism().map_or(1, std::num::NonZero::get) as u64;

@@ -47,6 +47,11 @@ impl Engine {
             if deadline.is_none() && shared.pressure.dirty.get() && !self.0.options.late_checkpoints {
                 deadline = Some(executor.now_ns() + self.0.options.checkpoint_age_ns);
             }
+            let waiting = shared.log.stats().waiting > 0 && !seeded_bug(Bug::FullLogAsksNobody);
+            if deadline.is_none() && waiting {
+                // What should have made room did not: a device that fails now and then, perhaps.
+                deadline = Some(executor.now_ns() + RETRY_NS);
+            }
             if deadline.is_none() && self.0.vdis.borrow().values().any(Vdi::is_stuck) {
                 deadline = Some(executor.now_ns() + HELD_RETRY_NS);
             }
@@ -126,6 +131,7 @@ impl Engine {
         }
         let through = shared.log.newest();
         shared.staging.taken();
+        shared.store.begin_announcing();
         let cuts: Vec<_> = vdis.iter().filter(|v| v.is_due()).map(|v| (v, v.cut(through))).collect();
         let mut prepared: Vec<(&Vdi, Prepared)> = Vec::new();
         let mut problem = None;

@@ -29,6 +29,8 @@ struct World {
     unreadable: Rc<Cell<Option<u64>>>,
     /// The next flush of the store fails.
     flush_fails: Rc<Cell<bool>>,
+    /// A byte of the log that cannot be read.
+    log_unreadable: Rc<Cell<Option<u64>>>,
 }
 
 impl World {
@@ -50,11 +52,10 @@ impl World {
         DeviceHandle::new(Box::new(Failing { memory, unreadable, flush_fails, failed: RefCell::default() }))
     }
     fn log_device(&self) -> DeviceHandle {
-        DeviceHandle::new(Box::new(MemoryDevice::new(
-            "log",
-            self.log_bytes.unwrap_or(LOG_BYTES),
-            self.log.clone(),
-        )))
+        let memory = MemoryDevice::new("log", self.log_bytes.unwrap_or(LOG_BYTES), self.log.clone());
+        let unreadable = Rc::clone(&self.log_unreadable);
+        let (flush_fails, failed) = Default::default();
+        DeviceHandle::new(Box::new(Failing { memory, unreadable, flush_fails, failed }))
     }
     /// Open, do, and kill: nothing is checkpointed unless `f` does it.
     fn run<T: 'static, F: Future<Output = T> + 'static>(&self, f: impl FnOnce(Engine) -> F + 'static) -> T {

@@ -12,10 +12,12 @@ use crate::limits::SEGMENT_HEAD_BYTES_MAX;
 use crate::units::{BLOCK_BYTES, BLOCK_SIZE, Uuid};
 
 /// Read ahead while segments are small, for a disk reads all of them sooner than their heads one by one; a large
-/// one is skipped over and costs one head area.
-const WINDOW_BYTES: u64 = 8 << 20;
+/// one is skipped over and costs one head area. A small ring is read in several windows too.
+const WINDOW_BYTES_MAX: u64 = 8 << 20;
+const WINDOW_BYTES_MIN: u64 = 128 << 10;
+const WINDOWS_IN_RING: u64 = 16;
 const SMALL_SEGMENT_BYTES: u64 = 512 << 10;
-const _: () = assert!(WINDOW_BYTES > SEGMENT_HEAD_BYTES_MAX as u64);
+const _: () = assert!(WINDOW_BYTES_MIN > SEGMENT_HEAD_BYTES_MAX as u64);
 
 /// A window on the ring.
 pub(super) struct Reader {
@@ -31,7 +33,11 @@ pub(super) struct Reader {
 impl Reader {
     pub fn new(device: &DeviceHandle, log: Uuid, ring: Ring) -> Reader {
         let window = AlignedBuf::zeroed(0);
-        Reader { device: device.clone(), log, ring, window_offset: 0, window, ahead_bytes: WINDOW_BYTES }
+        let ahead_bytes = Self::window_bytes(&ring);
+        Reader { device: device.clone(), log, ring, window_offset: 0, window, ahead_bytes }
+    }
+    fn window_bytes(ring: &Ring) -> u64 {
+        (ring.bytes / WINDOWS_IN_RING).clamp(WINDOW_BYTES_MIN, WINDOW_BYTES_MAX).next_multiple_of(BLOCK_BYTES)
     }
     /// The bytes from `at` on, a head area of the largest size at least.
     async fn head_area(&mut self, at: Position) -> Result<&[u8]> {
@@ -68,12 +74,15 @@ impl Reader {
     }
     /// The last segment took `bytes`: read ahead accordingly.
     pub fn passed(&mut self, bytes: u64) {
-        self.ahead_bytes =
-            if bytes < SMALL_SEGMENT_BYTES { WINDOW_BYTES } else { SEGMENT_HEAD_BYTES_MAX as u64 };
+        self.ahead_bytes = if bytes < SMALL_SEGMENT_BYTES {
+            Self::window_bytes(&self.ring)
+        } else {
+            SEGMENT_HEAD_BYTES_MAX as u64
+        };
     }
     /// The first place after `at` and before `end` where a valid segment of this log lies.
     pub async fn next_valid(&mut self, at: Position, end: Position) -> Result<Option<Position>> {
-        self.ahead_bytes = WINDOW_BYTES;
+        self.ahead_bytes = Self::window_bytes(&self.ring);
         let mut at = self.ring.start_after(at.plus(BLOCK_BYTES));
         while at < end {
             let (log, offset) = (self.log, self.ring.device_offset(at));

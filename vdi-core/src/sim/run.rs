@@ -13,6 +13,7 @@ use super::{outage, rotten};
 use crate::check::{self, CheckOptions};
 use crate::engine::{Engine, FormatOptions};
 use crate::sabotage;
+use crate::store::FREED_TWICE;
 
 /// Log of the extent size in a world: the smallest.
 const EXTENT_BITS: u32 = crate::limits::EXTENT_BITS_MIN;
@@ -224,6 +225,9 @@ pub(super) fn stop(world: &mut World, may_close: bool) -> Result<bool, String> {
         .model
         .borrow()
         .say(|| format!("stop: {how:?}, at the crash point: {crashed}, for a restart: {poisoned}"));
+    if world.options.liar.is_none() {
+        nothing_freed_twice(world)?;
+    }
     let closes = may_close && !crashed && !poisoned;
     let mut complete = false;
     if how == Stop::Close && closes {
@@ -233,7 +237,7 @@ pub(super) fn stop(world: &mut World, may_close: bool) -> Result<bool, String> {
         }
         let engines = world.engines.clone();
         let closed = world.run(async move { engines.close().await }).map_err(ended)?;
-        let poisoned = world.options.is_faulty();
+        let excused = world.options.is_faulty() || world.model.borrow().unreadable.is_some();
         // What a held disk has stays in its log.
         let held = world.engines.all().iter().any(|e| !e.status().held.is_empty());
         let mut model = world.model.borrow_mut();
@@ -244,7 +248,7 @@ pub(super) fn stop(world: &mut World, may_close: bool) -> Result<bool, String> {
                 model.checkpointed(now);
                 complete = true;
             }
-            Err(_) if poisoned => {}
+            Err(_) if excused => {}
             Err(e) => return Err(format!("close: {e:?}")),
         }
     }
@@ -271,6 +275,13 @@ pub(super) fn stop(world: &mut World, may_close: bool) -> Result<bool, String> {
     };
     world.forget();
     Ok(power_lost)
+}
+
+/// On devices that do not lie no block is freed twice.
+fn nothing_freed_twice(world: &World) -> Result<(), String> {
+    let engines = world.engines.all();
+    let mut warnings = engines.iter().flat_map(|e| e.status().warnings);
+    warnings.find(|w| w.contains(FREED_TWICE)).map_or(Ok(()), Err)
 }
 
 pub(super) fn compare(world: &mut World, power_lost: bool, last: bool) -> Result<(), String> {

@@ -387,9 +387,10 @@ impl World {
         };
         if now_ns.saturating_sub(waiting_ns) > STUCK_NS || idle_rounds >= STUCK_ROUNDS {
             return Some(format!(
-                "stuck: {} tasks, no operation ended for {} ms and {idle_rounds} rounds",
+                "stuck: {} tasks, no operation ended for {} ms and {idle_rounds} rounds; held: {:?}",
                 self.executor.task_count(),
-                (now_ns - waiting_ns) / 1_000_000
+                (now_ns - waiting_ns) / 1_000_000,
+                self.engines.all().iter().flat_map(|e| e.status().held).collect::<Vec<_>>()
             ));
         }
         self.clock.advance_ns(next_ns.saturating_sub(now_ns));

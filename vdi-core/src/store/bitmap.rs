@@ -144,6 +144,11 @@ impl Bitmaps {
         }
         was_free
     }
+    /// Blocks of the region at `start` that are free; none where the extent is not ours.
+    pub fn free_in_region(&self, g: Geometry, start: BlockAddr) -> RegionBits {
+        let region = (g.block(start) / REGION_BLOCKS) as usize;
+        self.extents.get(&g.extent(start)).map_or_else(RegionBits::default, |e| e.regions[region].map(|w| !w))
+    }
     /// True when the block is used or claimed.
     pub fn is_used(&self, g: Geometry, addr: BlockAddr) -> bool {
         let b = g.block(addr);

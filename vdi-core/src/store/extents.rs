@@ -144,12 +144,17 @@ pub(super) fn header(number: ExtentNumber, entry: &CatalogueEntry) -> ExtentHead
     }
 }
 
+/// The first `count` blocks of a region.
+pub(super) fn first_bits(count: u32) -> RegionBits {
+    let mut bits = RegionBits::default();
+    (0..count).for_each(|b| bits[(b / 64) as usize] |= 1 << (b % 64));
+    bits
+}
+
 /// Regions of a fresh extent: all free but the blocks of header and bitmap.
 fn empty_regions(count: u32, overhead: u32) -> Vec<RegionBits> {
     assert!(overhead < REGION_BLOCKS, "header and bitmap fit the first region");
-    let mut regions = vec![[0u64; 8]; count as usize];
-    for b in 0..overhead {
-        regions[0][(b / 64) as usize] |= 1 << (b % 64);
-    }
+    let mut regions = vec![RegionBits::default(); count as usize];
+    regions[0] = first_bits(overhead);
     regions
 }

@@ -15,65 +15,73 @@ pub struct Freed {
     /// By address of the region divided by its size: extents begin with a region.
     regions: BTreeMap<u64, RegionBits>,
     len: u64,
+    /// The first block that was added twice.
+    twice: Option<BlockAddr>,
 }
 
 impl Freed {
-    /// Add a block. Panics when it is there already: freed twice, it would be handed out twice.
+    /// Add a block. That it was there already is remembered ([`Freed::twice`]): on a damaged store two trees, or two
+    /// places of one, may have it.
     pub fn insert(&mut self, addr: BlockAddr) {
-        let region = self.regions.entry(addr.0 / u64::from(REGION_BLOCKS)).or_default();
         let bit = addr.0 % u64::from(REGION_BLOCKS);
-        let (word, mask) = ((bit / 64) as usize, 1 << (bit % 64));
-        assert!(region[word] & mask == 0, "{addr} freed twice");
-        region[word] |= mask;
-        self.len += 1;
+        let mut bits = RegionBits::default();
+        bits[(bit / 64) as usize] = 1 << (bit % 64);
+        self.insert_region(BlockAddr(addr.0 - bit), &bits);
     }
-    /// Add every block of `run`. Panics as [`Freed::insert`].
+    /// Add every block of `run`.
     pub fn insert_run(&mut self, run: Run) {
         (0..u64::from(run.blocks)).for_each(|i| self.insert(run.start.plus(i)));
     }
-    /// Add the blocks of `bits` in the region at `start`. Panics as [`Freed::insert`].
+    /// Add the blocks of `bits` in the region at `start`.
     pub(super) fn insert_region(&mut self, start: BlockAddr, bits: &RegionBits) {
         let region = self.regions.entry(start.0 / u64::from(REGION_BLOCKS)).or_default();
-        for (all, new) in region.iter_mut().zip(bits) {
-            assert!(*all & new == 0, "a block of the region at {start} freed twice");
+        for (word, (all, new)) in (0..).zip(region.iter_mut().zip(bits)) {
+            let again = *all & new;
+            if again != 0 {
+                let bit = word * 64 + u64::from(again.trailing_zeros());
+                self.twice.get_or_insert(start.plus(bit));
+            }
+            self.len += u64::from((new & !*all).count_ones());
             *all |= new;
-            self.len += u64::from(new.count_ones());
         }
     }
-    /// Add all of `other`. Panics as [`Freed::insert`].
+    /// Add all of `other`.
     pub fn merge(&mut self, other: Freed) {
-        if self.is_empty() {
-            *self = other;
+        self.twice = self.twice.or(other.twice);
+        if self.regions.is_empty() {
+            (self.regions, self.len) = (other.regions, other.len);
             return;
         }
-        for (number, bits) in other.regions {
-            let region = self.regions.entry(number).or_default();
-            for (all, new) in region.iter_mut().zip(bits) {
-                assert!(*all & new == 0, "a block of region {number} freed twice");
-                *all |= new;
-            }
+        for (start, bits) in other.regions() {
+            self.insert_region(start, bits);
         }
-        self.len += other.len;
     }
-    /// Take out the blocks that `masks` has.
-    pub(super) fn take(&mut self, masks: &RegionMasks) -> Freed {
+    /// The first block that was added when it was there already.
+    #[must_use]
+    pub fn twice(&self) -> Option<BlockAddr> {
+        self.twice
+    }
+    /// Take out the blocks that `which` picks of a region's.
+    pub(super) fn take_out(&mut self, which: impl Fn(BlockAddr, &RegionBits) -> RegionBits) -> Freed {
         let mut out = Freed::default();
         self.regions.retain(|number, bits| {
-            let Some(mask) = masks.0.get(number) else { return true };
-            let mut common = RegionBits::default();
-            for ((c, b), m) in common.iter_mut().zip(&mut *bits).zip(mask) {
-                *c = *b & m;
-                *b &= !m;
+            let start = BlockAddr(number * u64::from(REGION_BLOCKS));
+            let mut taken = which(start, bits);
+            for (t, b) in taken.iter_mut().zip(&mut *bits) {
+                *t &= *b;
+                *b &= !*t;
             }
-            let blocks: u32 = common.iter().map(|w| w.count_ones()).sum();
-            if blocks > 0 {
-                out.regions.insert(*number, common);
-                out.len += u64::from(blocks);
+            if taken.iter().any(|w| *w != 0) {
+                out.insert_region(start, &taken);
             }
             bits.iter().any(|w| *w != 0)
         });
         self.len -= out.len;
         out
+    }
+    /// The blocks it has of the region at `start`.
+    pub(super) fn of_region(&self, start: BlockAddr) -> RegionBits {
+        self.regions.get(&(start.0 / u64::from(REGION_BLOCKS))).copied().unwrap_or_default()
     }
     /// How many blocks there are.
     #[must_use]
@@ -95,23 +103,6 @@ impl Freed {
             let run = move |(first, blocks)| Run { start: start.plus(u64::from(first)), blocks };
             bit_runs(std::slice::from_ref(bits)).map(run)
         })
-    }
-}
-
-/// A set of blocks to look for.
-pub(super) struct RegionMasks(BTreeMap<u64, RegionBits>);
-
-impl RegionMasks {
-    pub fn of(runs: &[Run]) -> RegionMasks {
-        let mut masks: BTreeMap<u64, RegionBits> = BTreeMap::new();
-        for run in runs {
-            for addr in run.start.0..run.start.0 + u64::from(run.blocks) {
-                let bit = addr % u64::from(REGION_BLOCKS);
-                masks.entry(addr / u64::from(REGION_BLOCKS)).or_default()[(bit / 64) as usize] |=
-                    1 << (bit % 64);
-            }
-        }
-        RegionMasks(masks)
     }
 }
 
@@ -148,16 +139,21 @@ mod tests {
     fn what_is_taken_out_is_what_both_have() {
         let run = |start, blocks| Run { start: BlockAddr(start), blocks };
         let mut freed: Freed = [run(5, 3), run(600, 1)].into_iter().collect();
-        let taken = freed.take(&RegionMasks::of(&[run(6, 1), run(0, 6), run(6, 1), run(2000, 5)]));
+        let wanted: Freed = [run(6, 1), run(0, 6), run(2000, 5)].into_iter().collect();
+        let taken = freed.take_out(|start, _| wanted.of_region(start));
         assert_eq!(taken.runs().collect::<Vec<_>>(), [run(5, 2)]);
         assert_eq!(freed.runs().collect::<Vec<_>>(), [run(7, 1), run(600, 1)]);
         assert_eq!((taken.len(), freed.len()), (2, 2));
     }
 
     #[test]
-    #[should_panic(expected = "freed twice")]
-    fn a_block_is_freed_once() {
-        let mut freed: Freed = [Run { start: BlockAddr(5), blocks: 3 }].into_iter().collect();
-        freed.merge([BlockAddr(7)].into_iter().collect());
+    fn a_block_that_is_freed_twice_is_remembered_and_counts_once() {
+        let mut freed: Freed = [Run { start: BlockAddr(65), blocks: 3 }].into_iter().collect();
+        assert_eq!(freed.twice(), None);
+        freed.merge([BlockAddr(3), BlockAddr(67)].into_iter().collect());
+        assert_eq!((freed.twice(), freed.len()), (Some(BlockAddr(67)), 4));
+        let mut other = Freed::default();
+        other.merge(freed);
+        assert_eq!(other.twice(), Some(BlockAddr(67)));
     }
 }

@@ -39,6 +39,7 @@ use crate::units::{BLOCK_BYTES, BLOCK_SIZE, BlockAddr, Geometry, Uuid};
 
 pub use create::{CreateOptions, STORE_BYTES_MIN};
 pub use freed::Freed;
+pub(crate) use reuse::FREED_TWICE;
 pub use space::{Need, SpaceReport};
 
 /// The host slot of the home shard. Each shard of a host has a slot of its own, and in it a host record with its
@@ -134,10 +135,18 @@ impl Store {
     pub fn device(&self) -> &DeviceHandle {
         &self.0.device
     }
-    /// What was found damaged at open and worked around (bounded by the number of structures read).
+    /// What was found damaged at open, or since, and worked around (bounded by the number of structures read).
     #[must_use]
     pub fn warnings(&self) -> Vec<String> {
         self.0.warnings.borrow().iter().map(|e| e.message().to_owned()).collect()
+    }
+    /// Damage that shows while the store is open; the first few are remembered.
+    fn warn(&self, what: Error) {
+        const WARNINGS_MAX: usize = 64;
+        let mut warnings = self.0.warnings.borrow_mut();
+        if warnings.len() < WARNINGS_MAX {
+            warnings.push(what);
+        }
     }
     /// Device offset of `blocks` blocks at `addr`; an address outside every data or metadata extent,
     /// or a run over an extent's end, is corruption of whatever named it.

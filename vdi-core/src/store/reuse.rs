@@ -5,12 +5,17 @@
 //! 3. no untrimmed log record refers to it (the log is trimmed beyond where it was when it was freed).
 //!
 //! Only [`Released`] blocks can be given back to the bitmap.
+//!
+//! A bitmap that was damaged may have handed out a block that another tree has. Such a block is freed by both: the
+//! disk that frees it last is held ([`Store::announce_freed`]), and what comes to light later goes to nobody.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::rc::Rc;
 
-use super::freed::RegionMasks;
+use super::extents::first_bits;
 use super::{ExtentKind, Freed, Run, Store};
+use crate::error::{Error, Result};
+use crate::format::extent::{self, RegionBits};
 use crate::sabotage::{Bug, seeded_bug};
 use crate::units::{BlockAddr, SegmentSeq};
 
@@ -35,12 +40,23 @@ struct Batch {
     freed: Freed,
 }
 
+/// What is wrong when two trees had a block.
+pub(crate) const FREED_TWICE: &str = "it is freed a second time, so two had it: a bitmap was damaged once";
+
+fn first_of(start: BlockAddr, bits: &RegionBits, of: &RegionBits) -> Option<BlockAddr> {
+    let common = (0..).zip(bits.iter().zip(of)).map(|(word, (b, o))| (word, b & o)).find(|(_, c)| *c != 0);
+    common.map(|(word, c)| start.plus(word * 64 + u64::from(c.trailing_zeros())))
+}
+
 /// Freed blocks that are not reusable yet, oldest first.
 #[derive(Default)]
 pub(super) struct Quarantine {
     current: Rc<()>,
     batches: VecDeque<Batch>,
-    blocks: u64,
+    /// All blocks of all batches.
+    all: Freed,
+    /// What the checkpoint round under way is about to free.
+    announced: Freed,
 }
 
 impl Quarantine {
@@ -57,11 +73,17 @@ impl Quarantine {
                 break;
             }
             if let Some(b) = self.batches.pop_front() {
-                self.blocks -= b.freed.len();
+                self.all.take_out(|start, _| b.freed.of_region(start));
                 released.push(b.freed);
             }
         }
         Released(released)
+    }
+    fn push(&mut self, freed: Freed, log_through: SegmentSeq) {
+        if !freed.is_empty() {
+            let readers = std::mem::take(&mut self.current);
+            self.batches.push_back(Batch { readers, log_through, freed });
+        }
     }
 }
 
@@ -71,36 +93,68 @@ impl Store {
     pub fn read_pin(&self) -> ReadPin {
         ReadPin(Rc::clone(&self.0.quarantine.borrow().current))
     }
+    /// A checkpoint round begins: nothing is announced yet.
+    pub fn begin_announcing(&self) {
+        self.0.quarantine.borrow_mut().announced = Freed::default();
+    }
+    /// A checkpoint is about to free these blocks. [`ErrorKind::Corrupt`](crate::error::ErrorKind::Corrupt) when one
+    /// of them is free already, or another disk of this round frees it too: it was handed out while it was in use.
+    pub fn announce_freed(&self, freed: &Freed) -> Result<()> {
+        for (start, _) in freed.regions() {
+            self.offset_bytes(start, 1)?;
+        }
+        let nobodys = |(start, bits): (BlockAddr, &RegionBits)| {
+            let announced = self.0.quarantine.borrow().announced.of_region(start);
+            first_of(start, bits, &announced).or_else(|| first_of(start, bits, &self.nobodys(start)))
+        };
+        match freed.twice().or_else(|| freed.regions().find_map(nobodys)) {
+            Some(block) => Err(Error::corrupt("allocation", block, FREED_TWICE)),
+            None => {
+                self.0.quarantine.borrow_mut().announced.merge(freed.clone());
+                Ok(())
+            }
+        }
+    }
+    /// Blocks of the region at `start` that no tree can have: the extent's own, freed already, free by the bitmap, or
+    /// claimed and not handed out. What another shard's bitmap says is that shard's to judge.
+    fn nobodys(&self, start: BlockAddr) -> RegionBits {
+        let g = self.geometry();
+        let mut bits = first_bits(if g.block(start) == 0 { extent::overhead_blocks(g) } else { 0 });
+        let freed = self.0.quarantine.borrow().all.of_region(start);
+        let free = self.0.bitmaps.borrow().free_in_region(g, start);
+        let claims = self.0.claims.borrow();
+        let claimed = claims.iter().filter(|c| c.claim.start == start).map(|c| c.claim.unused());
+        for more in claimed.chain([freed, free]) {
+            bits.iter_mut().zip(more).for_each(|(b, m)| *b |= m);
+        }
+        bits
+    }
     /// Put blocks in quarantine. Call only when what freed them is durable; `log_through` is the
     /// newest log segment that may hold a record naming them.
-    pub fn quarantine(&self, freed: Freed, log_through: SegmentSeq) {
-        if freed.is_empty() {
-            return;
+    pub fn quarantine(&self, mut freed: Freed, log_through: SegmentSeq) {
+        let again = freed.take_out(|start, _| self.nobodys(start));
+        if let Some(block) = again.runs().next().map(|run| run.start).or(freed.twice()) {
+            self.warn(Error::corrupt("allocation", block, FREED_TWICE));
         }
         let mut q = self.0.quarantine.borrow_mut();
-        let readers = std::mem::take(&mut q.current);
-        q.blocks += freed.len();
-        q.batches.push_back(Batch { readers, log_through, freed });
+        q.all.merge(freed.clone());
+        q.push(freed, log_through);
     }
     /// Records were written again: those of `named` that are in quarantine stay there until the log is trimmed
     /// beyond `log_through`.
     pub fn quarantine_longer(&self, named: &[Run], log_through: SegmentSeq) {
-        let named = RegionMasks::of(named);
-        let again = {
-            let mut q = self.0.quarantine.borrow_mut();
-            let mut again = Freed::default();
-            for batch in &mut q.batches {
-                again.merge(batch.freed.take(&named));
-            }
-            q.blocks -= again.len();
-            again
-        };
-        self.quarantine(again, log_through);
+        let named: Freed = named.iter().copied().collect();
+        let mut q = self.0.quarantine.borrow_mut();
+        let mut again = Freed::default();
+        for batch in &mut q.batches {
+            again.merge(batch.freed.take_out(|start, _| named.of_region(start)));
+        }
+        q.push(again, log_through);
     }
     /// Blocks in quarantine.
     #[must_use]
     pub fn quarantined_blocks(&self) -> u64 {
-        self.0.quarantine.borrow().blocks
+        self.0.quarantine.borrow().all.len()
     }
     /// Take out what has become reusable now that the log is trimmed before `log_trimmed_before`.
     /// Forget what is cached about it, then hand it to [`Store::give_back`].

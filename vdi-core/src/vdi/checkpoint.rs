@@ -160,6 +160,7 @@ impl Vdi {
         let log = &self.0.shared.log;
         record.applied =
             Applied { log: log.uuid(), incarnation: log.incarnation(), segment: cut.segment, seq: cut.seq };
+        self.0.shared.store.announce_freed(&freed)?;
         Ok((record, snapshots, freed))
     }
     async fn take_batch(&self, batch: u64) -> Batch {

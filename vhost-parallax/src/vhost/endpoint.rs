@@ -234,7 +234,8 @@ impl Server {
             }
             // A front end that reconnects hangs up first, but a child that it forks at that moment keeps its old
             // socket open until it runs its own program.
-            let mut again = [PollFd::new(&self.stop, PollFlags::IN), PollFd::from_borrowed_fd(main, PollFlags::IN)];
+            let mut again =
+                [PollFd::new(&self.stop, PollFlags::IN), PollFd::from_borrowed_fd(main, PollFlags::IN)];
             if ready(&fds[2]) && matches!(rustix::event::poll(&mut again, Some(&HANG_UP_WAIT)), Ok(0)) {
                 let name = self.device.name();
                 tracing::warn!(vdi = name, "a second front end was refused: the disk is in use");

@@ -3,7 +3,7 @@
 use super::*;
 use crate::check::{CheckOptions, Severity, check};
 use crate::executor::{LocalFuture, join_all};
-use crate::units::BLOCK_SIZE;
+use crate::units::{BLOCK_SIZE, ExtentNumber};
 
 const LOG: u64 = 8 << 20;
 
@@ -485,5 +485,86 @@ fn a_disk_that_may_be_older_than_it_was_shows_its_guest_nothing_but_can_be_looke
         bad.salvage(0, &bufs).await.unwrap();
         let good = e.open_vdi("good").await.unwrap();
         good.read(0, &bufs).await.unwrap();
+    });
+}
+
+/// Where the bitmaps of `w` are: offset and bytes, by extent.
+fn bitmaps(w: &World) -> Vec<(u64, usize)> {
+    w.run(|e| async move {
+        let g = e.store().geometry();
+        let blocks = crate::format::extent::overhead_blocks(g) as usize - 1;
+        let start = |n| e.store().offset_bytes(g.addr(ExtentNumber(n), 1), 1).ok();
+        let extents = 0..e.store().superblock().extents;
+        extents.filter_map(start).map(|offset| (offset, blocks * BLOCK_SIZE)).collect()
+    })
+}
+
+#[test]
+fn where_a_bitmap_was_lost_and_two_disks_have_a_block_the_one_that_frees_it_last_is_held() {
+    let (w, _) = two_disks();
+    // A start gives back what was claimed and not used.
+    w.run(|_| async {});
+    let before = w.store.fork();
+    w.run(|e| async move {
+        e.create("other", DISK).await.unwrap();
+        busy(&e, 1, 1 << 20).await;
+        e.checkpoint().await.unwrap();
+    });
+    let mut freed_twice = 0;
+    for (offset, bytes) in bitmaps(&w) {
+        let w =
+            World { store: w.store.fork(), log: w.log.fork(), log_bytes: w.log_bytes, ..World::default() };
+        let mut was = vec![0; bytes];
+        before.read(offset, &mut was);
+        w.store.write(offset, &was);
+        freed_twice += w.run(|e| async move {
+            // It gets what 'good' has, and either may end in an error.
+            let (other, good) = (e.open_vdi("other").await.unwrap(), e.open_vdi("good").await.unwrap());
+            for round in 0..4 {
+                for disk in [&other, &good] {
+                    let _ = disk.write(0, &fill(round, 1 << 20), Ack::WriteBack).await;
+                }
+                let _ = e.checkpoint().await;
+            }
+            let held = e.status().held;
+            let bad = e.open_vdi("bad").await.unwrap();
+            write(&bad, 0, &fill(3, 64 << 10)).await;
+            let _ = e.checkpoint().await;
+            assert!(bad.oldest_segment().is_none(), "its checkpoint succeeds");
+            assert_eq!(read(&bad, 0, 64 << 10).await, bytes_of(&fill(3, 64 << 10)));
+            held.iter().filter(|(_, why)| why.contains(crate::store::FREED_TWICE)).count()
+        });
+    }
+    assert!(freed_twice > 0, "the data extent's bitmap");
+}
+
+#[test]
+fn while_a_device_keeps_records_from_being_moved_who_waits_for_the_log_is_not_left_waiting_once_it_works() {
+    let (w, root) = two_disks();
+    damage(&w.store, root);
+    let unreadable = Rc::clone(&w.log_unreadable);
+    w.run(|e| async move {
+        let bad = e.open_vdi("bad").await.unwrap();
+        write(&bad, 0, &fill(5, 4096)).await;
+        let log = &e.shared().log;
+        unreadable.set({
+            let (segments, _) = log.segments_from(bad.oldest_segment().unwrap());
+            segments[0].block_offset(0).map(|data| data - 4096)
+        });
+        let (writer, done) = (e.clone(), Rc::new(Cell::new(false)));
+        let ended = Rc::clone(&done);
+        e.0.env.executor.spawn(async move {
+            busy(&writer, 1, 3 * LOG).await;
+            ended.set(true);
+        });
+        let executor = &e.0.env.executor;
+        while log.stats().waiting == 0 || e.show("bad").await.unwrap().held.is_none() {
+            executor.sleep(1_000_000).await;
+        }
+        executor.sleep(10_000_000_000).await;
+        assert!(log.stats().waiting > 0 && e.status().held[0].1.contains("all disks wait"));
+        unreadable.set(None);
+        executor.sleep(2_000_000_000).await;
+        assert!(done.get(), "{:?}", e.status().held);
     });
 }
