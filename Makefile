@@ -77,6 +77,12 @@ upgrades: ## The daemon stopped and another binary started in its place under gu
 seeded-bugs: ## Every deliberate bug: in which world and which short sequence it is found, by which check (BUG=name WORLDS=20000 SEED=1)
 	cargo run --release -p vdi-core --features sim --example seeded_bugs
 
+.PHONY: mutants
+mutants: ## Which of a seeded sample of mutants of the engine its tests catch, about a minute each (SEED=1 SAMPLE=300 JOBS=2; goes on after an interruption, FRESH=1 begins anew)
+	@setup/rust.sh
+	@setup/mutants.sh $(TOOLS)
+	@tests/mutants.sh
+
 .PHONY: fuzz
 fuzz: ## Fuzz each target for a minute, nightly Rust (FUZZ=name for one, SECONDS=60 each; FUZZ=name INPUT=file replays)
 	@setup/rust.sh

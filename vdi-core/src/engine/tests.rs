@@ -12,6 +12,8 @@ use crate::clock::ManualClock;
 use crate::device::memory::{Media, MemoryDevice};
 use crate::device::{Completion, Device, DeviceHandle, DeviceInfo, Op, OpKind};
 use crate::executor::Token;
+use crate::sabotage::Bug;
+use crate::sabotage::property::breaks;
 use crate::units::{Epoch, SECTOR_BYTES};
 use crate::vdi::Ack;
 
@@ -577,4 +579,37 @@ fn room_promised_to_the_log_is_promised_again_after_a_kill_and_leaks_make_room_f
         let a = e.open_vdi("a").await.unwrap();
         assert!(read(&a, 1, 8192).await == bytes_of(&fill(2, 8192)));
     });
+}
+
+#[test]
+fn a_snapshot_after_a_resize_is_one_of_its_own_after_a_kill_too() {
+    let w = World::formatted();
+    w.run(|e| async move {
+        e.create("a", DISK).await.unwrap();
+        write(&e.open_vdi("a").await.unwrap(), 0, &fill(1, 4096)).await;
+        e.snapshot("a", None).await.unwrap();
+        e.resize("a", 2 * DISK, false).await.unwrap();
+    });
+    w.run(|e| async move {
+        e.snapshot("a", None).await.unwrap();
+        let sizes: Vec<u64> = e.snapshots("a").await.unwrap().iter().map(|s| s.size_bytes).collect();
+        assert_eq!(sizes, [DISK, 2 * DISK]);
+    });
+}
+
+/// Those that worlds seldom find.
+#[test]
+fn seeded_bugs_break_the_laws_of_the_engine() {
+    let laws: [(Bug, fn()); 4] = [
+        (Bug::SnapshotSizeForgotten, a_snapshot_after_a_resize_is_one_of_its_own_after_a_kill_too),
+        (Bug::LeaksStay, room_promised_to_the_log_is_promised_again_after_a_kill_and_leaks_make_room_for_it),
+        (
+            Bug::StaleRecordTrusted,
+            held::a_disk_that_may_be_older_than_it_was_shows_its_guest_nothing_but_can_be_looked_at,
+        ),
+        (Bug::OpenedOnTheWay, shards::a_list_while_a_disk_changes_shard_does_not_bring_back_what_it_was),
+    ];
+    for (bug, law) in laws {
+        assert!(breaks(bug, law), "{bug:?} hides");
+    }
 }

@@ -7,10 +7,16 @@ fn jobs() -> usize {
     std::thread::available_parallelism().map_or(1, std::num::NonZero::get)
 }
 
+/// Crashes in the slice; fewer where many mutants of the engine wait for their turn.
+fn cycles() -> u64 {
+    let asked = std::env::var("PARALLAX_SIM_CYCLES").ok();
+    asked.map_or(20_000, |n| n.parse().expect("PARALLAX_SIM_CYCLES is a number"))
+}
+
 #[test]
-fn two_thousand_worlds_keep_every_promise_and_meet_every_fault_verb_and_point() {
+fn twenty_thousand_crashes_break_no_promise_and_meet_every_fault_verb_and_point() {
     let series =
-        Series { seed: 1, from: 0, worlds: 2_000, cycles: u64::MAX, jobs: jobs(), failures: 1, bug: None };
+        Series { seed: 1, from: 0, worlds: u64::MAX, cycles: cycles(), jobs: jobs(), failures: 1, bug: None };
     let progress = run_series(series, |_| {});
     if let Some(failure) = progress.failures.first() {
         panic!("{failure}");

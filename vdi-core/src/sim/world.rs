@@ -311,15 +311,19 @@ impl World {
         }
         self.rest()
     }
+    /// Run what can run; the end, if that was one.
+    fn run_tasks(&self) -> Option<End> {
+        self.executor.run_until_stalled();
+        if self.crash_point.reached() {
+            return Some(End::Crash);
+        }
+        self.model.borrow().failure.is_some().then_some(End::Failure)
+    }
     /// Wait until the engine rests.
     pub fn rest(&mut self) -> End {
         loop {
-            self.executor.run_until_stalled();
-            if self.crash_point.reached() {
-                return End::Crash;
-            }
-            if self.model.borrow().failure.is_some() {
-                return End::Failure;
+            if let Some(end) = self.run_tasks() {
+                return end;
             }
             let now_ns = self.clock.now_ns();
             if !self.stir() && self.next_completion_ns().is_none_or(|next_ns| next_ns > now_ns) {
@@ -335,12 +339,8 @@ impl World {
         let mut idle_rounds = 0;
         let mut seen_end_ns = self.model.borrow().last_end_ns;
         loop {
-            self.executor.run_until_stalled();
-            if self.crash_point.reached() {
-                return End::Crash;
-            }
-            if self.model.borrow().failure.is_some() {
-                return End::Failure;
+            if let Some(end) = self.run_tasks() {
+                return end;
             }
             if done(self) {
                 return End::Done;

@@ -2,8 +2,6 @@
 
 use super::*;
 use crate::executor::join_all;
-use crate::sabotage::Bug;
-use crate::sabotage::property::breaks;
 
 /// Every third block of the disk's first 4,096, in an order that is not the disk's, 64 at a time; what each holds.
 async fn scattered(vdi: &Vdi) -> Vec<(u64, u8)> {

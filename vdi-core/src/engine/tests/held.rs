@@ -466,7 +466,7 @@ fn a_damaged_copy_of_the_host_record_leaks_nothing_unless_a_disk_relies_on_it() 
 }
 
 #[test]
-fn a_disk_that_may_be_older_than_it_was_shows_its_guest_nothing_but_can_be_looked_at() {
+pub(super) fn a_disk_that_may_be_older_than_it_was_shows_its_guest_nothing_but_can_be_looked_at() {
     let (w, _) = two_disks();
     let newest = w.run(|e| async move {
         let bad = e.open_vdi("bad").await.unwrap();

@@ -2,8 +2,6 @@
 
 use super::*;
 use crate::executor::{block_on, yield_now};
-use crate::sabotage::Bug;
-use crate::sabotage::property::breaks;
 use crate::sim::shards::Engines;
 
 /// Open a new store as two shards, and do `f`.
@@ -33,7 +31,7 @@ fn with_two_shards<F: Future<Output = ()> + 'static>(f: impl FnOnce(Engines, Exe
 }
 
 #[test]
-fn a_list_while_a_disk_changes_shard_does_not_bring_back_what_it_was() {
+pub(super) fn a_list_while_a_disk_changes_shard_does_not_bring_back_what_it_was() {
     with_two_shards(|engines, executor| async move {
         engines.create("a", 1 << 20).await.unwrap();
         write(&engines.open_vdi("a").await.unwrap(), 0, &fill(1, 8192)).await;
