@@ -10,62 +10,56 @@ dir=$PWD/target/mutants/$SEED
 mkdir -p "$dir"
 
 for ((job = 0; job < JOBS; job++)); do
-  tree=$dir/tree-$job
-  [ -d "$tree" ] || git clone --quiet . "$tree"
+  [ -d "$dir/tree-$job" ] || git clone --quiet . "$dir/tree-$job"
   commit=$(git -C "$dir/tree-0" rev-parse HEAD)
-  git -C "$tree" checkout --quiet --force "$commit"
+  git -C "$dir/tree-$job" checkout --quiet --force "$commit"
 done
-echo "mutants of commit ${commit:0:10}, seed $SEED"
 
-examined=()
-for room in format tree log store vdi engine; do examined+=(--file "vdi-core/src/$room/**"); done
-options=(--package vdi-core --features sim --no-config --no-shuffle --colors never "${examined[@]}")
+rooms=()
+for room in format tree log store vdi engine; do rooms+=(--file "vdi-core/src/$room/**"); done
+options=(--package vdi-core --features sim --no-config --no-shuffle --colors never "${rooms[@]}")
 
-# The sample: those whose names, with the seed, have the smallest hashes.
-if [ ! -s "$dir/sample" ]; then
-  (cd "$dir/tree-0" && cargo mutants --list "${options[@]}") | while read -r name; do
-    echo "$(md5sum <<<"$SEED $name" | cut -c1-16) $name"
-  done | sort >"$dir/all"
-  head -n "$SAMPLE" "$dir/all" | cut -d' ' -f2- >"$dir/sample"
-  echo "$(wc -l <"$dir/all") mutants, of which $(wc -l <"$dir/sample") are tried"
-fi
+# All mutants are dealt out to hands of ten; the sample is the hands whose numbers, with the seed, have the smallest hashes.
+all=$(cd "$dir/tree-0" && cargo mutants --list "${options[@]}" | wc -l)
+hands=$(((all + 9) / 10))
+sample=$(for ((hand = 0; hand < hands; hand++)); do
+  echo "$(md5sum <<<"$SEED $hand" | cut -c1-16) $hand"
+done | sort | head -n $(((SAMPLE + 9) / 10)) | cut -d' ' -f2)
+echo "$all mutants of commit ${commit:0:10}, of which about $SAMPLE are tried"
 
-# Adds the outcomes of all runs so far to `outcomes`: outcome, tab, mutant.
-collect() {
-  local what
-  for what in caught missed timeout unviable; do
-    cat "$dir"/out-*/mutants.out*/"$what.txt" 2>/dev/null | sed "s/^/$what\t/" >>"$dir/outcomes" || true
-  done
-  touch "$dir/outcomes"
-  sort -u -o "$dir/outcomes" "$dir/outcomes"
+try_hand() {
+  local tree=$1 hand=$2
+  (cd "$tree" && nice -n 10 cargo mutants "${options[@]}" --shard "$hand/$hands" --sharding round-robin --in-place \
+    --baseline skip --timeout 400 --build-timeout 400 --test-tool nextest --cargo-arg=--lib --no-times \
+    --output "$tree/../hand-$hand.under-way" >"$tree/../log" 2>&1) || [ $? -le 3 ]
+  mv "$dir/hand-$hand.under-way" "$dir/hand-$hand"
 }
-collect
-rm -rf "$dir"/out-*
-cut -f2- "$dir/outcomes" | grep -vxFf - "$dir/sample" >"$dir/left" || true
-echo "$(wc -l <"$dir/left") left"
+
+outcomes() { cat "$dir"/hand-*[0-9]/mutants.out/"$1.txt" 2>/dev/null || true; }
+say() {
+  caught=$(outcomes caught | wc -l) timeout=$(outcomes timeout | wc -l) missed=$(outcomes missed | wc -l)
+  tried=$((caught + timeout + missed))
+  echo "$((caught + timeout)) of $tried caught ($timeout by the clock), $(outcomes unviable | wc -l) did not build"
+}
 
 started=$SECONDS
 export PARALLAX_SIM_CYCLES=5000 NEXTEST_PROFILE=mutants
 for ((job = 0; job < JOBS; job++)); do
-  mapfile -t mine < <(awk "NR % $JOBS == $job" "$dir/left" | sed 's/[][\\.*^$+?(){}|/]/\\&/g; s/.*/^&$/')
-  [ ${#mine[@]} -gt 0 ] || continue
   (
-    cd "$dir/tree-$job"
     export CARGO_TARGET_DIR=$dir/build-$job
-    nice -n 10 cargo mutants "${options[@]}" "${mine[@]/#/--re=}" --in-place --baseline skip --timeout 400 \
-      --build-timeout 400 --test-tool nextest --output "$dir/out-$job" --no-times -- --lib || true
+    nth=0
+    for hand in $sample; do
+      if [ $((nth++ % JOBS)) = "$job" ] && [ ! -d "$dir/hand-$hand" ]; then
+        rm -rf "$dir/hand-$hand.under-way"
+        try_hand "$dir/tree-$job" "$hand"
+        say
+      fi
+    done
   ) &
 done
 wait
-collect
 
-count() { grep -c "^$1" "$dir/outcomes" || true; }
-caught=$(($(count caught) + $(count timeout)))
-tried=$((caught + $(count missed)))
-left=$(cut -f2- "$dir/outcomes" | grep -vcxFf - "$dir/sample" || true)
 echo "survivors:"
-sed -n 's/^missed\t/  /p' "$dir/outcomes"
-echo "$caught of $tried caught ($((tried > 0 ? 100 * caught / tried : 0)) %), $(count unviable) did not build, $left left"
-if [ "$left" = 0 ]; then
-  setup/ledger.sh mutants "" "$tried" "$tried" $((SECONDS - started)) $((tried - caught))
-fi
+outcomes missed
+say
+setup/ledger.sh mutants "" "$tried" "$tried" $((SECONDS - started)) "$missed"
