@@ -204,6 +204,7 @@ impl Admin {
         let listed = if result.is_ok() { listed_labels(&self.engine, name).await? } else { BTreeMap::new() };
         self.settle(pending, result, |model, _| {
             model.pending.remove(&saved);
+            model.leaves(name);
             let now = model.now();
             let old = std::mem::replace(model.disk(name), target);
             let disk = model.disk(name);
@@ -225,6 +226,7 @@ impl Admin {
         let pending = self.expect(Pending::Vanishes(name.to_owned()));
         let result = self.engine.delete(name, true).await;
         self.settle(pending, result, |model, _| {
+            model.leaves(name);
             model.disks.remove(name);
         })
     }

@@ -218,6 +218,18 @@ impl Model {
         self.numbers += 1;
         self.numbers
     }
+    /// The disk of that name is about to be another one, or none: a clone of it that may be there is of what it was.
+    pub fn leaves(&mut self, name: &str) {
+        let now = self.now();
+        let Some(disk) = self.disks.get(name) else { return };
+        for pending in self.pending.values_mut() {
+            if let Pending::Clones(new, source, issued) = pending
+                && source == name
+            {
+                *pending = Pending::Appears(new.clone(), disk.frozen(*issued, now).as_disk());
+            }
+        }
+    }
     /// Note a broken promise; the first one counts.
     pub fn fail(&mut self, what: impl Into<String>) {
         let what = what.into();
