@@ -13,4 +13,5 @@ pub mod process;
 pub mod rows;
 pub mod settings;
 pub mod snapshots;
+pub mod stock;
 pub mod target;

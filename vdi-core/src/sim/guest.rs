@@ -197,8 +197,9 @@ impl Model {
         *self.report.errors.entry(format!("{verb}: {:?}", e.kind())).or_default() += 1;
         match e.kind() {
             // A full store takes no new blocks. Everything else goes on, and what frees space above all. But what a
-            // checkpoint had allocated when a device failed is only found by a collection or a restart.
-            ErrorKind::NoSpace if !ALWAYS.contains(&verb) || self.errors_expected => {}
+            // checkpoint had allocated when a device failed is only found by a collection or a restart; and what is
+            // free in another shard's extents is no room for this one.
+            ErrorKind::NoSpace if !ALWAYS.contains(&verb) || self.errors_expected || self.shards > 1 => {}
             ErrorKind::Io(_) | ErrorKind::Corrupt if self.errors_expected => {}
             ErrorKind::Io(_) if self.is_out(verb, name) => {}
             ErrorKind::Poisoned if self.errors_expected => {

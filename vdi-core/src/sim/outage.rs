@@ -53,7 +53,9 @@ pub(super) fn end(world: &mut World) {
 pub(super) fn heal(world: &mut World) -> Result<(), String> {
     let failed = world.options.is_faulty() || world.model.borrow().unreadable.is_some();
     let over = world.crash_point.reached() || world.model.borrow().restart.is_some();
-    if !failed || over || world.options.full || world.random.below(4) == 0 {
+    // A record that was misread is looked at again by a restart only.
+    let misread = world.options.store_faults.flipped_read > 0;
+    if !failed || over || misread || world.options.full || world.random.below(4) == 0 {
         return Ok(());
     }
     world.crash_point.disarm();

@@ -120,8 +120,11 @@ impl Disk {
     /// last checkpoint. The log remembers which records were durable then, and one of store and log is honest.
     fn check_shown(&self, observed: &BTreeMap<u64, BlockStamps>) -> Result<(), String> {
         // If the registry lost that it changed shard, the other shard's log does not know its records.
-        let certain = if self.moved { 0 } else { self.checkpointed };
-        let checked = self.history.without_promises().check(observed, certain, Look::Recovered);
+        let (history, certain) = match self.moved {
+            true => (self.history.without_floor(), 0),
+            false => (self.history.without_promises(), self.checkpointed),
+        };
+        let checked = history.check(observed, certain, Look::Recovered);
         checked.map_err(|violation| violation.0)
     }
 }
