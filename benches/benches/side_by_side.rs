@@ -69,6 +69,7 @@ fn main() -> io::Result<()> {
                 vdi_bytes: span_bytes,
                 pin: true,
                 late_checkpoints: false,
+                null: false,
             })?),
         });
     }

@@ -31,6 +31,7 @@ fn main() -> io::Result<()> {
         vdi_bytes: SPAN_BYTES,
         pin: true,
         late_checkpoints: false,
+        null: false,
     })?;
     let plain = parallax.create("plain")?;
     let disks = [("none", plain.as_path(), None), ("1000", parallax.socket(), Some(VDI))];

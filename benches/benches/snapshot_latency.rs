@@ -41,6 +41,7 @@ fn main() -> io::Result<()> {
         vdi_bytes: SPAN_BYTES,
         pin: false,
         late_checkpoints: false,
+        null: false,
     })?;
     let mut rounds = Rounds::default();
     for round in 0..number("PARALLAX_BENCH_ROUNDS", 5) {

@@ -27,6 +27,7 @@ fn main() -> io::Result<()> {
         vdi_bytes: SPAN_BYTES,
         pin: false,
         late_checkpoints: false,
+        null: false,
     })?;
     for writes in [0, 1, 16, 256] {
         let mut each = Vec::new();

@@ -52,10 +52,10 @@ struct Stock {
 /// When it cannot listen or start a thread.
 pub fn serve(socket: &Path, content: Content) -> io::Result<()> {
     let mut listener = Listener::new(socket, true).map_err(io::Error::other)?;
-    let memory = Memory::new(GuestMemoryMmap::new());
-    let stock = Arc::new(Mutex::new(Stock { content, memory: memory.clone() }));
+    let no_memory = || Memory::new(GuestMemoryMmap::new());
+    let stock = Arc::new(Mutex::new(Stock { content, memory: no_memory() }));
     loop {
-        let daemon = VhostUserDaemon::new("stock".to_owned(), Arc::clone(&stock), memory.clone());
+        let daemon = VhostUserDaemon::new("stock".to_owned(), Arc::clone(&stock), no_memory());
         let mut daemon = daemon.map_err(|e| io::Error::other(e.to_string()))?;
         daemon.start(&mut listener).map_err(|e| io::Error::other(e.to_string()))?;
         // However it ended, there may be another one.

@@ -42,7 +42,9 @@ fn our_front_end_reads_what_it_wrote_and_comes_back() {
 #[test]
 fn the_client_of_the_benches_reads_what_it_wrote() {
     let dir = tempfile::tempdir().unwrap();
-    let mut disk = Disk::connect(&stock_disk(&dir), 1, MIB).unwrap();
+    let socket = stock_disk(&dir);
+    drop(Disk::connect(&socket, 1, MIB).unwrap());
+    let mut disk = Disk::connect_within(&socket, 1, MIB, Duration::from_secs(10)).unwrap();
     assert_eq!(disk.capacity_bytes, MIB as u64);
     let queue = &mut disk.queues[0];
     for i in 0..32 {

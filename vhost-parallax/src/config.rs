@@ -55,6 +55,9 @@ pub struct Typed {
     /// For tests: checkpoint only when the log is nearly full, or when asked
     #[arg(long, hide = true)]
     pub test_late_checkpoints: bool,
+    /// For benches: answer every request of every disk at once, and do nothing
+    #[arg(long, hide = true)]
+    pub test_null_disks: bool,
     /// Reserved for QEMU's back-end conventions
     #[arg(long, value_name = "PATH", hide = true)]
     pub socket_path: Option<PathBuf>,
@@ -116,6 +119,8 @@ pub struct Config {
     pub reorder_seed: Option<u64>,
     /// For tests: no checkpoint before the log is nearly full.
     pub late_checkpoints: bool,
+    /// For benches: requests are answered and not carried out.
+    pub null_disks: bool,
 }
 
 /// Where the process runs: what defaults depend on.
@@ -170,6 +175,7 @@ impl Typed {
             discard_log: self.discard_log,
             reorder_seed: self.test_reorder_completions,
             late_checkpoints: self.test_late_checkpoints,
+            null_disks: self.test_null_disks,
         })
     }
 }

@@ -1,15 +1,17 @@
 //! What is measured: a daemon that serves one disk on a vhost-user socket.
 
+pub mod null;
 pub mod parallax;
 pub mod storage_daemon;
 
 use std::io;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
 use crate::disk::Disk;
 use crate::load::{Load, Report};
+use crate::place::root;
 use crate::process::Daemon;
 
 /// A running daemon with a disk.
@@ -61,4 +63,15 @@ pub fn measure_at(socket: &Path, daemon: &Daemon, load: &Load) -> io::Result<Mea
     let cpu_ns = daemon.cpu_ns().saturating_sub(before);
     let cpu_us_per_io = cpu_ns as f64 / 1e3 / report.ios.max(1) as f64;
     Ok(Measured { report, cpu_us_per_io })
+}
+
+/// One of our programs, as `make bench` builds it, or from the folder `PARALLAX_BIN_DIR` (another build to compare).
+fn binary(name: &str) -> io::Result<PathBuf> {
+    let dir =
+        std::env::var_os("PARALLAX_BIN_DIR").map_or_else(|| root().join("target/release"), PathBuf::from);
+    let path = dir.join(name);
+    if path.exists() {
+        return Ok(path);
+    }
+    Err(io::Error::other(format!("{} is not there: run it through `make bench`", path.display())))
 }

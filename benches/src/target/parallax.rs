@@ -7,9 +7,9 @@ use std::time::Duration;
 
 use serde_json::json;
 
-use super::Target;
+use super::{Target, binary};
 use crate::control::Control;
-use crate::place::{prewrite_in_memory, root};
+use crate::place::prewrite_in_memory;
 use crate::process::{Daemon, run};
 
 /// The VDI every bench uses.
@@ -30,6 +30,8 @@ pub struct Options {
     pub pin: bool,
     /// Let the log fill up before anything is checkpointed.
     pub late_checkpoints: bool,
+    /// Answer requests and do nothing else.
+    pub null: bool,
 }
 
 /// A daemon that serves one VDI.
@@ -67,6 +69,9 @@ impl Options {
         ];
         if self.late_checkpoints {
             words.push("--test-late-checkpoints".into());
+        }
+        if self.null {
+            words.push("--test-null-disks".into());
         }
         Daemon::start(&words, &self.dir.join("daemon.log"), self.pin)
     }
@@ -176,15 +181,4 @@ impl Target for Parallax {
         self.create(VDI)?;
         Ok(())
     }
-}
-
-/// One of our programs, as `make bench` builds it, or from the folder `PARALLAX_BIN_DIR` (another build to compare).
-fn binary(name: &str) -> io::Result<PathBuf> {
-    let dir =
-        std::env::var_os("PARALLAX_BIN_DIR").map_or_else(|| root().join("target/release"), PathBuf::from);
-    let path = dir.join(name);
-    if path.exists() {
-        return Ok(path);
-    }
-    Err(io::Error::other(format!("{} is not there: run it through `make bench`", path.display())))
 }

@@ -61,6 +61,7 @@ impl Daemon {
             run_dir: run_dir.clone(),
             access: SocketAccess::default(),
             reorder_seed: None,
+            null_disks: false,
             store_url: String::new(),
             log_path: String::new(),
             cache_bytes: 0,

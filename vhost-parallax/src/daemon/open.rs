@@ -92,6 +92,7 @@ pub(super) fn open_home(
         run_dir: config.run_dir.clone(),
         access: SocketAccess { group: config.socket_group },
         reorder_seed: config.reorder_seed,
+        null_disks: config.null_disks,
         store_url: config.store.clone(),
         log_path: logs.path(0).display().to_string(),
         cache_bytes: options.cache_bytes as u64,

@@ -63,6 +63,8 @@ pub struct ShardOptions {
     pub access: SocketAccess,
     /// Complete requests in an order drawn from this seed (for tests).
     pub reorder_seed: Option<u64>,
+    /// Answer requests and do nothing else: what is left to measure is the loop (for benches).
+    pub null_disks: bool,
     /// The store as the user named it.
     pub store_url: String,
     /// The log as the user named it.
