@@ -357,27 +357,76 @@ impl Signal {
     }
 }
 
-/// A lock that tasks wait for in turn; the guard releases it.
+/// A lock that tasks wait for in turn: who lets go of it hands it to the one that has waited longest.
 #[derive(Clone, Default)]
-pub struct TaskLock {
-    held: Rc<Cell<bool>>,
-    freed: Signal,
+pub struct TaskLock(Rc<RefCell<LockState>>);
+
+#[derive(Default)]
+struct LockState {
+    held: bool,
+    waiting: VecDeque<Rc<Waiting>>,
+}
+
+#[derive(Default)]
+struct Waiting {
+    /// It is the waiter's, who may not have noticed yet.
+    granted: Cell<bool>,
+    waker: RefCell<Option<Waker>>,
 }
 
 impl TaskLock {
     /// Wait for the lock.
     pub async fn lock(&self) -> TaskGuard {
-        loop {
-            if let Some(guard) = self.try_lock() {
-                return guard;
-            }
-            self.freed.wait().await;
+        if let Some(guard) = self.try_lock() {
+            return guard;
         }
+        let waiting = Rc::new(Waiting::default());
+        self.0.borrow_mut().waiting.push_back(Rc::clone(&waiting));
+        let turn = Turn { lock: self.clone(), waiting };
+        std::future::poll_fn(|cx| {
+            if turn.waiting.granted.get() {
+                return Poll::Ready(());
+            }
+            *turn.waiting.waker.borrow_mut() = Some(cx.waker().clone());
+            Poll::Pending
+        })
+        .await;
+        turn.waiting.granted.set(false);
+        TaskGuard(self.clone())
     }
     /// Take the lock if it is free.
     #[must_use]
     pub fn try_lock(&self) -> Option<TaskGuard> {
-        (!self.held.replace(true)).then(|| TaskGuard(self.clone()))
+        let free = !std::mem::replace(&mut self.0.borrow_mut().held, true);
+        free.then(|| TaskGuard(self.clone()))
+    }
+    fn pass_on(&self) {
+        let next = {
+            let mut state = self.0.borrow_mut();
+            let next = state.waiting.pop_front();
+            state.held = next.is_some();
+            next
+        };
+        if let Some(waiting) = next {
+            waiting.granted.set(true);
+            let waker = waiting.waker.borrow_mut().take();
+            waker.into_iter().for_each(Waker::wake);
+        }
+    }
+}
+
+/// A place in the queue for a [`TaskLock`]; given up when dropped.
+struct Turn {
+    lock: TaskLock,
+    waiting: Rc<Waiting>,
+}
+
+impl Drop for Turn {
+    fn drop(&mut self) {
+        if self.waiting.granted.get() {
+            return self.lock.pass_on();
+        }
+        self.lock.0.borrow_mut().waiting.retain(|w| !Rc::ptr_eq(w, &self.waiting));
     }
 }
 
@@ -386,8 +435,7 @@ pub struct TaskGuard(TaskLock);
 
 impl Drop for TaskGuard {
     fn drop(&mut self) {
-        self.0.held.set(false);
-        self.0.freed.notify();
+        self.0.pass_on();
     }
 }
 
@@ -522,5 +570,34 @@ mod tests {
             ex.run_until_stalled();
         }
         assert_eq!(done.get(), 5);
+    }
+    #[test]
+    fn a_task_lock_goes_to_who_has_waited_longest_and_not_to_who_asks_again() {
+        let ex = Executor::new();
+        let lock = TaskLock::default();
+        let order = Rc::new(RefCell::new(Vec::new()));
+        let task = |name, times| {
+            let (lock, order) = (lock.clone(), Rc::clone(&order));
+            async move {
+                for _ in 0..times {
+                    let _guard = lock.lock().await;
+                    order.borrow_mut().push(name);
+                    yield_now().await;
+                }
+            }
+        };
+        ex.spawn(task("greedy", 4));
+        ex.spawn(task("first", 1));
+        ex.run_until_stalled();
+        // Gives up its place while it waits.
+        let mut gone = Box::pin(task("gone", 1));
+        assert!(gone.as_mut().poll(&mut Context::from_waker(Waker::noop())).is_pending());
+        drop(gone);
+        ex.spawn(task("second", 1));
+        while has_yielded() {
+            ex.run_until_stalled();
+        }
+        assert_eq!(*order.borrow(), ["greedy", "first", "second", "greedy", "greedy", "greedy"]);
+        assert!(lock.try_lock().is_some());
     }
 }

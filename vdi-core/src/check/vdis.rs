@@ -60,9 +60,10 @@ impl Check {
         }
         // A disk that changed shard is remembered by the logs of both.
         let theirs = self.remembered.iter().filter(|g| g.vdi == entry.id);
-        let remembered = theirs.map(|g| (g.lease_epoch, g.generation)).max();
+        let remembered = theirs.max_by_key(|g| (g.lease_epoch, g.generation)).copied();
+        let newest = remembered.map(|g| (g.lease_epoch, g.generation));
         match &damaged {
-            Some((slot, e)) if best.is_some_and(|r| remembered == Some(version(&r))) => {
+            Some((slot, e)) if best.is_some_and(|r| newest == Some(version(&r))) => {
                 self.report.corrupt(e, SLOT_HINT);
                 self.mend_slot(entry, *slot).await;
             }
@@ -77,9 +78,8 @@ impl Check {
             return None;
         };
         self.applied.insert(record.id, (entry.name.clone(), record.applied.seq));
-        if let Some((_, expected)) = remembered.filter(|newest| *newest > version(&record)) {
-            let (found, expected) = (record.generation.0, expected.0);
-            let detail = format!("generation {found} is older than {expected}, which the log remembers");
+        if let Some(least) = remembered.filter(|_| newest > Some(version(&record))) {
+            let detail = least.complaint(record.generation);
             let error = Error::corrupt("VDI record", slot_name(&entry.name, entry.slots[0]), detail);
             self.report.blind(&error, RECORD_HINT);
         }

@@ -228,9 +228,21 @@ impl Engine {
     }
     /// The record of `vdi` is durable: an older one is not its present state from now on.
     pub(super) fn note_record(&self, vdi: &Vdi) -> VdiGeneration {
+        let least = self.least_record(vdi.id());
+        if least.is_lost() {
+            return least;
+        }
         let (lease_epoch, generation) = (vdi.record().lease_epoch, vdi.record().generation);
         self.0.remembered.borrow_mut().insert(vdi.id(), (lease_epoch, generation));
         VdiGeneration { vdi: vdi.id(), lease_epoch, generation }
+    }
+    /// Writes of the VDI that were durable are lost with a part of the log. The head remembers it from the first trim
+    /// on; before that the damage itself is there to be found.
+    pub(super) fn note_lost(&self, vdi: VdiId) {
+        let VdiGeneration { lease_epoch, generation, .. } = VdiGeneration::lost(vdi);
+        if !seeded_bug(Bug::LossForgotten) {
+            self.0.remembered.borrow_mut().insert(vdi, (lease_epoch, generation));
+        }
     }
     /// What is remembered of a VDI's record.
     pub(super) fn least_record(&self, vdi: VdiId) -> VdiGeneration {

@@ -102,7 +102,7 @@ impl Engine {
         let vdis = self.0.vdis.borrow();
         // One that will be checkpointed soon needs no help.
         if let Some(v) = vdis.values().find(|v| v.oldest_segment() == Some(oldest)) {
-            return v.is_stuck().then(|| Holder::Vdi(v.clone()));
+            return v.held().is_some().then(|| Holder::Vdi(v.clone()));
         }
         let stranded = self.0.stranded.borrow();
         stranded.iter().find(|(_, s)| s.oldest == oldest).map(|(id, _)| Holder::Stranded(*id))

@@ -111,14 +111,8 @@ impl Engine {
         let vdi = Vdi::new(self.0.shared.clone(), &entry.name, entry.slots, record, snapshots);
         let is_stale = (record.lease_epoch, record.generation) < (least.lease_epoch, least.generation);
         if is_stale && !seeded_bug(Bug::StaleRecordTrusted) {
-            vdi.hold(Error::corrupt(
-                "VDI record",
-                format!("VDI '{}'", entry.name),
-                format!(
-                    "generation {} is older than {}, which was durable",
-                    record.generation.0, least.generation.0
-                ),
-            ));
+            let detail = least.complaint(record.generation);
+            vdi.hold(Error::corrupt("VDI record", format!("VDI '{}'", entry.name), detail));
         }
         if let Some(why) = self.0.poisoned.borrow().as_ref() {
             vdi.hold(why.duplicate());

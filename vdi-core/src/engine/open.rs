@@ -120,6 +120,7 @@ impl Engine {
                     Ok(taken) => replayed += u64::from(taken),
                     Err(e) => {
                         vdi.hold(e);
+                        self.note_lost(id);
                         last.remove(&id);
                         break;
                     }
@@ -155,9 +156,13 @@ impl Engine {
         for finding in findings {
             for entry in self.store().vdis() {
                 let clear = last.get(&entry.id).is_some_and(|seq| *seq > finding.to);
-                if !clear && let Ok(vdi) = self.open_entry(&entry).await {
+                if clear {
+                    continue;
+                }
+                if let Ok(vdi) = self.open_entry(&entry).await {
                     vdi.hold(finding.error());
                 }
+                self.note_lost(entry.id);
             }
         }
     }

@@ -597,10 +597,55 @@ fn a_snapshot_after_a_resize_is_one_of_its_own_after_a_kill_too() {
     });
 }
 
+/// Whatever moment of the roll-back it meets.
+fn a_label_given_during_a_roll_back_is_refused_or_kept() {
+    for steps in 0..40 {
+        let w = World::formatted();
+        let labelled = w.run(move |e| async move {
+            e.create("a", DISK).await.unwrap();
+            let a = e.open_vdi("a").await.unwrap();
+            write(&a, 0, &fill(1, 8192)).await;
+            e.snapshot("a", Some("first")).await.unwrap();
+            write(&a, 0, &fill(2, 8192)).await;
+            let labelled = Rc::new(Cell::new(false));
+            let (other, noted) = (e.clone(), Rc::clone(&labelled));
+            e.0.env.executor.spawn(async move {
+                for _ in 0..steps {
+                    other.shared().store.flush().await.unwrap();
+                }
+                noted.set(other.label("a", Epoch(1), Some("renamed")).await.is_ok());
+            });
+            while let Err(refused) = e.rollback("a", Epoch(1)).await {
+                assert_eq!(refused.kind(), ErrorKind::Busy);
+            }
+            write(&a, 64, &fill(3, 8192)).await;
+            a.flush().await.unwrap();
+            e.snapshot("a", None).await.unwrap();
+            labelled.get()
+        });
+        w.run(move |e| async move {
+            let a = e.open_vdi("a").await.unwrap();
+            assert_eq!(e.show("a").await.unwrap().held, None, "after {steps} steps");
+            assert_eq!(read(&a, 0, 8192).await, bytes_of(&fill(1, 8192)));
+            assert_eq!(read(&a, 64, 8192).await, bytes_of(&fill(3, 8192)));
+            let labels = e.snapshots("a").await.unwrap();
+            let renamed = labels.iter().any(|s| s.label.as_deref() == Some("renamed"));
+            assert!(renamed || !labelled, "after {steps} steps");
+        });
+    }
+}
+
+#[test]
+fn labels_and_roll_backs_do_not_get_into_each_others_way() {
+    a_label_given_during_a_roll_back_is_refused_or_kept();
+}
+
 /// Those that worlds seldom find.
 #[test]
 fn seeded_bugs_break_the_laws_of_the_engine() {
-    let laws: [(Bug, fn()); 4] = [
+    let laws: [(Bug, fn()); 6] = [
+        (Bug::LoggedWhileRolledBack, a_label_given_during_a_roll_back_is_refused_or_kept),
+        (Bug::LossForgotten, held::a_disk_that_lost_flushed_writes_with_the_log_stays_held_over_restarts),
         (Bug::SnapshotSizeForgotten, a_snapshot_after_a_resize_is_one_of_its_own_after_a_kill_too),
         (Bug::LeaksStay, room_promised_to_the_log_is_promised_again_after_a_kill_and_leaks_make_room_for_it),
         (

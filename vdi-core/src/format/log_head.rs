@@ -92,6 +92,28 @@ pub struct VdiGeneration {
     pub generation: Generation,
 }
 
+impl VdiGeneration {
+    /// Writes of `vdi` that were durable are lost with a part of the log: no record is new enough ever again.
+    #[must_use]
+    pub fn lost(vdi: VdiId) -> VdiGeneration {
+        VdiGeneration { vdi, lease_epoch: COUNTER_MAX, generation: Generation(COUNTER_MAX) }
+    }
+    /// Whether it says so.
+    #[must_use]
+    pub fn is_lost(&self) -> bool {
+        *self == VdiGeneration::lost(self.vdi)
+    }
+    /// What is wrong with a record of generation `found`, which is older.
+    #[must_use]
+    pub fn complaint(&self, found: Generation) -> String {
+        if self.is_lost() {
+            return "writes of it that were durable are lost: the part of the log that held them was damaged"
+                .to_owned();
+        }
+        format!("generation {} is older than {}, which was durable", found.0, self.generation.0)
+    }
+}
+
 /// What a log's head says.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct LogHead {

@@ -101,6 +101,10 @@ pub enum Bug {
     OpenedOnTheWay,
     /// Who waits for room in the log does not ask for a checkpoint.
     FullLogAsksNobody,
+    /// Labels and snapshots are logged while a roll-back swings the record.
+    LoggedWhileRolledBack,
+    /// A disk that lost durable writes with a part of the log is held until the next restart only.
+    LossForgotten,
     /// A VDI record older than the log remembers is taken for the newest.
     StaleRecordTrusted,
     /// Data is handed out without a look at its checksum.
@@ -109,7 +113,7 @@ pub enum Bug {
 
 impl Bug {
     /// Every bug.
-    pub const ALL: [Bug; 51] = [
+    pub const ALL: [Bug; 53] = [
         Bug::SkipFlushBeforeRecord,
         Bug::SkipFlushAfterRecord,
         Bug::SkipHostRecord,
@@ -159,6 +163,8 @@ impl Bug {
         Bug::ForeignReusedAtOnce,
         Bug::OpenedOnTheWay,
         Bug::FullLogAsksNobody,
+        Bug::LoggedWhileRolledBack,
+        Bug::LossForgotten,
         Bug::StaleRecordTrusted,
         Bug::DataUnchecked,
     ];
@@ -295,6 +301,14 @@ impl Bug {
             Bug::FullLogAsksNobody => {
                 ("full-log-asks-nobody", "Who waits for room in the log does not ask for a checkpoint.")
             }
+            Bug::LoggedWhileRolledBack => (
+                "logged-while-rolled-back",
+                "Labels and snapshots are logged while a roll-back swings the record.",
+            ),
+            Bug::LossForgotten => (
+                "loss-forgotten",
+                "A disk that lost durable writes with a part of the log is held until the next restart only.",
+            ),
             Bug::StaleRecordTrusted => {
                 ("stale-record-trusted", "A VDI record older than the log remembers is taken for the newest.")
             }

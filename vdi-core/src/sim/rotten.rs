@@ -30,6 +30,7 @@ const PROBE: &str = "probe";
 
 /// Cycle after cycle, with fewer and fewer disks.
 pub fn live(world: &mut World, liar: Liar) -> Result<(), String> {
+    let mut lost = BTreeMap::new();
     for _ in 0..world.options.cycles {
         work(world)?;
         stop(world, true)?;
@@ -51,7 +52,8 @@ pub fn live(world: &mut World, liar: Liar) -> Result<(), String> {
         // The checker does not read the data that only the log names.
         let logged = world.engines.all().iter().any(|e| e.status().recovery.records > 0);
         let hurt = hurt.filter(|_| liar == Liar::StoreAtRest && !logged);
-        compare(world, hurt)?;
+        look_again(world, &lost)?;
+        lost.extend(compare(world, hurt)?);
         if world.model.borrow().disks.is_empty() {
             return Ok(());
         }
@@ -70,7 +72,21 @@ fn hurt(world: &mut World) -> Result<Option<BTreeSet<String>>, String> {
     Ok(Some(corrupt().flat_map(|f| f.hurt.iter().map(|h| h.vdi.clone())).collect()))
 }
 
-fn compare(world: &mut World, hurt: Option<BTreeSet<String>>) -> Result<(), String> {
+/// Disks that could not be relied on once: nobody has used them since, and what they show must still be right.
+fn look_again(world: &mut World, lost: &BTreeMap<String, Disk>) -> Result<(), String> {
+    for (name, disk) in lost {
+        let (engine, model) = (world.engines.clone(), world.model.clone());
+        let look = Witness { engine, model, sample: world.random.bits() };
+        let (n, disk) = (name.clone(), disk.clone());
+        let settled = world.run(async move { look.disk(&n, disk).await }).map_err(ended)?;
+        settled.map_err(|e| format!("disk {name}, which was lost before: {e}"))?;
+    }
+    Ok(())
+}
+
+/// Returns the disks that cannot be relied on any more.
+fn compare(world: &mut World, hurt: Option<BTreeSet<String>>) -> Result<BTreeMap<String, Disk>, String> {
+    let mut lost = BTreeMap::new();
     let engine = world.engines.clone();
     let model = world.model.clone();
     let pending: Vec<Pending> = std::mem::take(&mut model.borrow_mut().pending).into_values().collect();
@@ -97,11 +113,12 @@ fn compare(world: &mut World, hurt: Option<BTreeSet<String>>) -> Result<(), Stri
             }
             None => {
                 model.report.refused += 1;
-                model.disks.remove(&name);
+                let disk = model.disks.remove(&name);
+                lost.extend(disk.map(|disk| (name, disk)));
             }
         }
     }
-    Ok(())
+    Ok(lost)
 }
 
 impl Pending {

@@ -6,6 +6,7 @@ use std::cell::{Cell, RefCell};
 
 use super::Vdi;
 use crate::error::{Error, ErrorKind, Result};
+use crate::sabotage::{Bug, seeded_bug};
 
 /// Checkpoints that may fail one after the other before the VDI takes no more writes.
 const FAILURES_MAX: u32 = 3;
@@ -74,10 +75,15 @@ impl Vdi {
     pub fn is_failing(&self) -> bool {
         self.0.trouble.failures.get() > 0
     }
-    /// Whether a checkpoint round should try it now: always, unless it is held because that fails.
+    /// Whether a checkpoint round should try it now: always, unless it is held. Because that fails: when its time has come.
+    /// Because it is not certain: never, for its record must not look newer than what is certain.
     #[must_use]
     pub fn is_due(&self) -> bool {
-        !self.is_stuck() || self.0.shared.executor.now_ns() >= self.0.trouble.retry_ns.get()
+        match self.0.trouble.hold.borrow().as_ref() {
+            None => true,
+            Some(hold) if hold.stuck => self.0.shared.executor.now_ns() >= self.0.trouble.retry_ns.get(),
+            Some(_) => seeded_bug(Bug::LossForgotten),
+        }
     }
     /// Try its checkpoint with the next round.
     pub fn retry_soon(&self) {
@@ -130,6 +136,13 @@ impl Vdi {
                 ErrorKind::NotFound,
                 format!("VDI '{}' was deleted", self.name()),
                 "detach it; its data is gone",
+            ));
+        }
+        if self.0.standstill.get() && !seeded_bug(Bug::LoggedWhileRolledBack) {
+            return Err(Error::new(
+                ErrorKind::Busy,
+                format!("VDI '{}' is being rolled back", self.name()),
+                "try again in a moment",
             ));
         }
         match self.held() {

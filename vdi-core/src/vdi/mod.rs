@@ -159,6 +159,8 @@ struct Inner {
     pub(crate) turn: TaskLock,
     trouble: hold::Trouble,
     deleted: Cell<bool>,
+    /// A roll-back is under way: nothing may be logged.
+    standstill: Cell<bool>,
     /// Space promised to the current batch, and the leaves it was promised for.
     reserved: Cell<Need>,
     leaves: RefCell<BTreeSet<u64>>,
@@ -205,6 +207,7 @@ impl Vdi {
             turn: TaskLock::default(),
             trouble: hold::Trouble::default(),
             deleted: Cell::new(false),
+            standstill: Cell::new(false),
             reserved: Cell::default(),
             leaves: RefCell::default(),
             oldest: RefCell::default(),

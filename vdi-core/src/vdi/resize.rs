@@ -59,6 +59,8 @@ impl Vdi {
     pub async fn roll_back_to(&self, to: &Snapshot) -> Result<()> {
         let _turn = self.lock_turn().await;
         self.check_writable()?;
+        // What is logged from here on would be of an epoch that is over.
+        let _nobody = Standstill::of(self);
         if !self.0.oldest.borrow().is_empty() || self.active() > 0 {
             return Err(Error::new(
                 ErrorKind::Busy,
@@ -88,11 +90,28 @@ impl Vdi {
         store.write_host_record().await?;
         store.flush().await?;
         record.generation = Generation(record.generation.0 + 1);
-        store.write_record(self.0.slots, &record).await?;
-        crash_point(Point::SwingWritten);
-        store.flush().await?;
+        let mut written = store.write_record(self.0.slots, &record).await;
+        if written.is_ok() {
+            crash_point(Point::SwingWritten);
+            written = store.flush().await;
+        }
+        if let Err(e) = written {
+            // It may be there all the same.
+            if self.take_back(record.generation).await.is_err() {
+                self.hold(e.duplicate());
+            }
+            return Err(e);
+        }
         self.0.record.set(record);
         self.0.root.set(root_of(&record));
+        Ok(())
+    }
+    /// Write the record that stands over one of `generation` that may be on the device or not.
+    async fn take_back(&self, generation: Generation) -> Result<()> {
+        let record = VdiRecord { generation: Generation(generation.0 + 1), ..self.0.record.get() };
+        self.0.shared.store.write_record(self.0.slots, &record).await?;
+        self.0.shared.store.flush().await?;
+        self.0.record.set(record);
         Ok(())
     }
     /// The VDI is about to be deleted: take no more writes, and wait for those on their way.
@@ -113,6 +132,22 @@ impl Vdi {
         self.0.events.borrow_mut().clear();
         self.0.oldest.borrow_mut().clear();
         self.0.shared.store.unreserve(self.0.reserved.take());
+    }
+}
+
+/// While it lives nothing is logged for the VDI.
+struct Standstill<'a>(&'a Vdi);
+
+impl Standstill<'_> {
+    fn of(vdi: &Vdi) -> Standstill<'_> {
+        vdi.0.standstill.set(true);
+        Standstill(vdi)
+    }
+}
+
+impl Drop for Standstill<'_> {
+    fn drop(&mut self) {
+        self.0.0.standstill.set(false);
     }
 }
 

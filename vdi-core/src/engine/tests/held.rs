@@ -568,3 +568,49 @@ fn while_a_device_keeps_records_from_being_moved_who_waits_for_the_log_is_not_le
         assert!(done.get(), "{:?}", e.status().held);
     });
 }
+
+/// Writes that were flushed are damaged in the log, and nothing after them proves that they were not the disk's.
+pub(super) fn a_disk_that_lost_flushed_writes_with_the_log_stays_held_over_restarts() {
+    let (w, _) = two_disks();
+    let lost = w.run(|e| async move {
+        let bad = e.open_vdi("bad").await.unwrap();
+        let mut data = None;
+        for i in 0..3 {
+            write(&bad, i * 8, &fill(5, 4096)).await;
+            bad.flush().await.unwrap();
+            let log = &e.shared().log;
+            data = log.segments_from(log.newest()).0[0].block_offset(0);
+        }
+        data.unwrap() - 4096
+    });
+    // A later segment shows that it was durable.
+    w.run(|e| async move {
+        let good = e.open_vdi("good").await.unwrap();
+        write(&good, 0, &fill(6, 4096)).await;
+        good.flush().await.unwrap();
+    });
+    damage(&w.log, lost);
+    for _ in 0..3 {
+        w.run(|e| async move {
+            assert!(e.show("bad").await.unwrap().held.is_some());
+            let bad = e.open_vdi("bad").await.unwrap();
+            let bufs: GuestBufs = HostMemory::slice(4096).into();
+            bad.read(16, &bufs).await.unwrap_err();
+            // Its neighbours go on, and the log is trimmed.
+            busy(&e, 7, 3 * LOG).await;
+            e.close().await.unwrap();
+        });
+    }
+    w.run(|e| async move {
+        e.delete("bad", true).await.unwrap();
+        e.create("bad", DISK).await.unwrap();
+        write(&e.open_vdi("bad").await.unwrap(), 0, &fill(5, 4096)).await;
+        e.close().await.unwrap();
+    });
+    w.run(|e| async move { assert_eq!(e.show("bad").await.unwrap().held, None) });
+}
+
+#[test]
+fn a_disk_that_lost_flushed_writes_with_the_log_is_held_until_it_is_deleted() {
+    a_disk_that_lost_flushed_writes_with_the_log_stays_held_over_restarts();
+}
