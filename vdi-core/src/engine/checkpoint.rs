@@ -149,16 +149,20 @@ impl Engine {
             }
         }
         crash_point(Point::BatchesApplied);
-        let blocks = self.make_durable(&prepared).await;
-        let blocks = match blocks {
-            Ok(()) => self.publish(prepared).await,
-            Err(e) => {
-                for (vdi, p) in prepared {
-                    vdi.uncut(p.into_cut());
-                }
-                return Err(e);
+        if let Err(e) = self.make_ready().await {
+            for (vdi, p) in prepared {
+                vdi.uncut(p.into_cut());
+                vdi.abandon_attempt();
             }
-        };
+            return Err(e);
+        }
+        if let Err(e) = self.write_records(&mut prepared, &mut problem).await {
+            for (vdi, p) in prepared {
+                vdi.uncut(p.into_cut());
+            }
+            return Err(e);
+        }
+        let blocks = self.publish(prepared).await;
         let mut stats = self.0.stats.get();
         stats.rounds += 1;
         stats.freed_blocks += blocks;
@@ -181,7 +185,8 @@ impl Engine {
         }
         result
     }
-    async fn make_durable(&self, prepared: &[(&Vdi, Prepared)]) -> Result<()> {
+    /// Make durable what the records are about to name.
+    async fn make_ready(&self) -> Result<()> {
         let shared = &self.0.shared;
         if !seeded_bug(Bug::SkipHostRecord) {
             shared.store.write_host_record().await?;
@@ -194,11 +199,31 @@ impl Engine {
             self.flush_store().await?;
         }
         crash_point(Point::StoreFlushed);
+        Ok(())
+    }
+    /// Write the records of what was `prepared`, durably. One that its device does not take is its own disk's trouble:
+    /// that disk is left out of `prepared`, and is the `problem` if it is not held yet.
+    async fn write_records(
+        &self,
+        prepared: &mut Vec<(&Vdi, Prepared)>,
+        problem: &mut Option<Error>,
+    ) -> Result<()> {
         if prepared.is_empty() {
             return Ok(());
         }
-        for (vdi, p) in prepared {
-            vdi.write_record(p).await?;
+        let mut nth = 0;
+        while let Some((vdi, p)) = prepared.get(nth) {
+            let Err(e) = vdi.write_record(p).await else {
+                nth += 1;
+                continue;
+            };
+            let (vdi, p) = prepared.remove(nth);
+            let e = e.context(format!("checkpoint of VDI '{}'", vdi.name()));
+            let (cut, held) = vdi.record_failed(p, &e).await;
+            vdi.uncut(cut);
+            if !held {
+                problem.get_or_insert(e);
+            }
         }
         crash_point(Point::RecordsWritten);
         if seeded_bug(Bug::SkipFlushAfterRecord) {

@@ -101,6 +101,8 @@ pub enum Bug {
     OpenedOnTheWay,
     /// Who waits for room in the log does not ask for a checkpoint.
     FullLogAsksNobody,
+    /// What a checkpoint that failed had written is never given back.
+    AttemptsLeak,
     /// Labels and snapshots are logged while a roll-back swings the record.
     LoggedWhileRolledBack,
     /// A disk that lost durable writes with a part of the log is held until the next restart only.
@@ -113,7 +115,7 @@ pub enum Bug {
 
 impl Bug {
     /// Every bug.
-    pub const ALL: [Bug; 53] = [
+    pub const ALL: [Bug; 54] = [
         Bug::SkipFlushBeforeRecord,
         Bug::SkipFlushAfterRecord,
         Bug::SkipHostRecord,
@@ -163,6 +165,7 @@ impl Bug {
         Bug::ForeignReusedAtOnce,
         Bug::OpenedOnTheWay,
         Bug::FullLogAsksNobody,
+        Bug::AttemptsLeak,
         Bug::LoggedWhileRolledBack,
         Bug::LossForgotten,
         Bug::StaleRecordTrusted,
@@ -300,6 +303,9 @@ impl Bug {
             }
             Bug::FullLogAsksNobody => {
                 ("full-log-asks-nobody", "Who waits for room in the log does not ask for a checkpoint.")
+            }
+            Bug::AttemptsLeak => {
+                ("attempts-leak", "What a checkpoint that failed had written is never given back.")
             }
             Bug::LoggedWhileRolledBack => (
                 "logged-while-rolled-back",

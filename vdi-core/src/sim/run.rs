@@ -12,6 +12,7 @@ use super::world::{End, World};
 use super::{outage, rotten};
 use crate::check::{self, CheckOptions};
 use crate::engine::{Engine, FormatOptions};
+use crate::error::ErrorKind;
 use crate::sabotage;
 use crate::store::FREED_TWICE;
 
@@ -128,15 +129,28 @@ pub(super) fn format(world: &mut World, options: FormatOptions) -> Result<(), St
 
 /// Open the engine; the outer error is a crash on the way.
 pub(super) fn open(world: &mut World) -> Result<Result<(), String>, End> {
+    let before = world.model.borrow().shards;
     let shards = 1 + world.random.below(u64::from(world.options.shards_max)) as u16;
+    match open_as(world, shards)? {
+        // What a shard more leaves to the others must be in its trees, and a full store may not take that.
+        Err(e) if shards < before && world.options.full && e.kind() == ErrorKind::NoSpace => {
+            world.kill();
+            world.forget();
+            open_as(world, before)
+        }
+        opened => Ok(opened),
+    }
+    .map(|opened| opened.map_err(|e| format!("open: {e:?}")))
+}
+
+fn open_as(world: &mut World, shards: u16) -> Result<crate::error::Result<()>, End> {
     world.engines = Engines::new(shards);
     world.model.borrow_mut().shards = shards;
     world.model.borrow().say(|| format!("{shards} shards"));
     let env = world.env();
     let (store, logs) = world.open_devices();
     let (engines, options) = (world.engines.clone(), world.options.engine);
-    let opened = world.run(async move { engines.open(|| env.clone(), store, logs, options).await })?;
-    Ok(opened.map_err(|e| format!("open: {e:?}")))
+    world.run(async move { engines.open(|| env.clone(), store, logs, options).await })
 }
 
 pub(super) fn recover(world: &mut World) -> Result<(), String> {

@@ -37,7 +37,7 @@ const PREFETCH_NODES: usize = 32;
 /// # Errors
 /// `Corrupt` when an old node is not what its parent vouches for, or when a change maps a block to where
 /// it already lies (a record applied twice); `NoSpace` and device errors from the store. The old tree is
-/// as it was then; nodes already allocated are unreachable.
+/// as it was then, and what was allocated is free again.
 pub async fn apply(
     cache: &NodeCache,
     root: &Root,
@@ -52,14 +52,21 @@ pub async fn apply(
         Job { cache, epoch, threshold, writer, freed: Freed::default(), data_blocks_delta: 0, busy: 0 };
     let top = job.rewrite(root.entry(), root.depth - 1, 0, changes).await;
     let settled = job.writer.settle().await;
-    let top = top?;
-    settled?;
-    Ok(Applied {
-        root: Root::new(top, root.depth),
-        freed: job.freed,
-        nodes_written: job.writer.nodes_written(),
-        data_blocks_delta: job.data_blocks_delta,
-    })
+    let nodes_written = job.writer.nodes_written();
+    let allocated = job.writer.into_allocated();
+    match settled.and(top) {
+        Ok(top) => Ok(Applied {
+            root: Root::new(top, root.depth),
+            freed: job.freed,
+            nodes_written,
+            allocated,
+            data_blocks_delta: job.data_blocks_delta,
+        }),
+        Err(e) => {
+            cache.abandon(allocated);
+            Err(e)
+        }
+    }
 }
 
 /// The same tree with `depth` levels: the old root becomes entry zero of a new one.
@@ -85,9 +92,15 @@ pub async fn grow(cache: &NodeCache, root: &Root, depth: u8, epoch: Epoch) -> Re
             }
         }
     }
-    writer.settle().await.and(result)?;
+    let settled = writer.settle().await.and(result);
     let nodes_written = writer.nodes_written();
-    Ok(Applied { root: Root::new(top, depth), freed: Freed::default(), nodes_written, data_blocks_delta: 0 })
+    let allocated = writer.into_allocated();
+    if let Err(e) = settled {
+        cache.abandon(allocated);
+        return Err(e);
+    }
+    let freed = Freed::default();
+    Ok(Applied { root: Root::new(top, depth), freed, nodes_written, allocated, data_blocks_delta: 0 })
 }
 
 /// Assert that `changes` are sorted, disjoint and within `root`'s capacity; returns how many nodes will be

@@ -12,7 +12,8 @@ use quick_cache::{OptionsBuilder, UnitWeighter};
 
 use super::{Entry, Node, NodeSource};
 use crate::error::Result;
-use crate::store::Store;
+use crate::sabotage::{Bug, seeded_bug};
+use crate::store::{Run, Store};
 use crate::units::{BLOCK_SIZE, BlockAddr};
 
 /// The part of the cache that only inner nodes use.
@@ -137,6 +138,16 @@ impl NodeCache {
     pub fn forget(&self, addr: BlockAddr) {
         self.leaves.borrow_mut().remove(&addr);
         self.inner.borrow_mut().remove(&addr);
+    }
+    /// Give back what was allocated and written for something that did not happen: all writes to it have ended, and
+    /// nothing on any device, in a log or in memory names it.
+    pub fn abandon(&self, runs: Vec<Run>) {
+        for run in &runs {
+            (0..u64::from(run.blocks)).for_each(|i| self.forget(run.start.plus(i)));
+        }
+        if !seeded_bug(Bug::AttemptsLeak) {
+            self.store.give_back_unreachable(runs.into_iter().collect());
+        }
     }
 }
 

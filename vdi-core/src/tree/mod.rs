@@ -24,7 +24,7 @@ mod tests;
 
 use smallvec::SmallVec;
 
-use crate::store::Freed;
+use crate::store::{Freed, Run};
 use crate::units::{BlockAddr, Epoch, VirtualBlock};
 
 pub use crate::format::node::{Entry, Node, Root, depth_for_blocks};
@@ -98,6 +98,8 @@ pub struct Applied {
     pub freed: Freed,
     /// Nodes allocated and written.
     pub nodes_written: u64,
+    /// Where they are.
+    pub allocated: Vec<Run>,
     /// Data blocks the new tree has gained, minus data blocks in `freed`: the change in what is held by
     /// this VDI together with its snapshots.
     pub data_blocks_delta: i64,

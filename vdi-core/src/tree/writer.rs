@@ -33,6 +33,8 @@ pub(super) struct NodeWriter<'a> {
     batch_start: BlockAddr,
     in_flight: Vec<LocalFuture<'static, Result<()>>>,
     nodes_written: u64,
+    /// Everything allocated.
+    allocated: Vec<Run>,
     failed: Result<()>,
 }
 
@@ -48,11 +50,16 @@ impl<'a> NodeWriter<'a> {
             batch_start: BlockAddr::NONE,
             in_flight: Vec::new(),
             nodes_written: 0,
+            allocated: Vec::new(),
             failed: Ok(()),
         }
     }
     pub(super) fn nodes_written(&self) -> u64 {
         self.nodes_written
+    }
+    /// What was allocated.
+    pub(super) fn into_allocated(self) -> Vec<Run> {
+        self.allocated
     }
     /// Take in one node; `certain` when it was counted in [`NodeWriter::new`]. Returns the link to it.
     pub(super) async fn put(&mut self, node: Node, level: u8, certain: bool) -> Result<Entry> {
@@ -62,6 +69,7 @@ impl<'a> NodeWriter<'a> {
             self.run = self.cache.store().allocate(ExtentKind::Metadata, want).await?;
             assert!((1..=want).contains(&self.run.blocks), "{:?} for {want} blocks", self.run);
             self.batch_start = self.run.start;
+            self.allocated.push(self.run);
         }
         let addr = self.run.start;
         self.run = Run { start: addr.plus(1), blocks: self.run.blocks - 1 };

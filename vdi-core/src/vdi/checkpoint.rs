@@ -15,7 +15,7 @@ use super::snapshot::{Event, What};
 use super::spilled::Spilled;
 use super::{Vdi, root_of};
 use crate::buffer::{AlignedBuf, IoBuf, IoBufs};
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::executor::{LocalFuture, join_all, yield_now};
 use crate::format::vdi_record::{Applied, VdiRecord};
 use crate::limits::{CHECKPOINT_INFLIGHT_BYTES_MAX, CHECKPOINT_WRITE_BYTES_MAX};
@@ -95,18 +95,19 @@ impl Vdi {
         self.0.reserved.set(self.0.reserved.get().plus(cut.reserved));
     }
     /// Write data, nodes and snapshot log of a cut. Nothing is flushed and nothing names them yet.
-    pub async fn apply(&self, cut: Cut) -> std::result::Result<Prepared, (Cut, crate::error::Error)> {
+    pub async fn apply(&self, cut: Cut) -> std::result::Result<Prepared, (Cut, Error)> {
         self.0.attempt.take();
         match self.apply_cut(&cut).await {
             Ok((record, snapshots, freed)) => Ok(Prepared { cut, record, snapshots, freed }),
             Err(e) => {
-                // No record names this data, and a VDI that fails again and again must not fill the store with it.
-                let shared = &self.0.shared;
-                let abandoned = self.0.attempt.take().into_iter().collect();
-                shared.store.quarantine(abandoned, shared.log.newest());
+                self.abandon_attempt();
                 Err((cut, e.context(format!("checkpoint of VDI '{}'", self.name()))))
             }
         }
+    }
+    /// No record names what the attempt wrote, and a VDI that fails again and again must not fill the store with it.
+    pub fn abandon_attempt(&self) {
+        self.0.shared.cache.abandon(self.0.attempt.take());
     }
     async fn apply_cut(&self, cut: &Cut) -> Result<(VdiRecord, SnapshotLog, Freed)> {
         let Batch { mut epochs, hidden } = self.take_batch(cut.batch).await;
@@ -128,6 +129,7 @@ impl Vdi {
                 let shared = &self.0.shared;
                 let applied = apply(&shared.cache, &root, &changes, epoch, record.threshold).await?;
                 crash_point(Point::NodesWritten);
+                self.0.attempt.borrow_mut().extend(applied.allocated);
                 root = applied.root;
                 freed.merge(applied.freed);
                 record.data_blocks = record.data_blocks.saturating_add_signed(applied.data_blocks_delta);
@@ -248,10 +250,21 @@ impl Vdi {
     pub async fn write_record(&self, prepared: &Prepared) -> Result<()> {
         self.0.shared.store.write_record(self.0.slots, &prepared.record).await
     }
+    /// The record of `prepared` could not be written, or perhaps it could: write the one that stands over it. Returns
+    /// what was cut, and whether the VDI is held.
+    pub async fn record_failed(&self, prepared: Prepared, why: &Error) -> (Cut, bool) {
+        match self.take_back(prepared.record.generation).await {
+            Ok(()) => self.abandon_attempt(),
+            // Then what it wrote may be named by it.
+            Err(_) => self.hold(why.duplicate()),
+        }
+        (prepared.cut, self.checkpoint_failed(why))
+    }
     /// The record is durable: go over to it. Returns the batch, for [`Vdi::forget`], and the blocks freed, for
     /// the quarantine. The overlay still shows the batch until it is forgotten; the tree says the same.
     pub fn publish(&self, prepared: Prepared) -> (u64, Freed) {
         let inner = &self.0;
+        inner.attempt.take();
         inner.record.set(prepared.record);
         inner.root.set(root_of(&prepared.record));
         inner.events.borrow_mut().retain(|e| e.seq > prepared.cut.seq);

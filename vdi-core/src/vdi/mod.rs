@@ -152,7 +152,7 @@ struct Inner {
     overlay: RefCell<Overlay>,
     snapshots: RefCell<SnapshotLog>,
     events: RefCell<Vec<snapshot::Event>>,
-    /// Where the checkpoint under way put inline data.
+    /// What the checkpoint or resize under way has allocated.
     attempt: RefCell<Vec<Run>>,
     blocks: BlockLocks,
     /// Held by whoever changes root, size or record: checkpoint, resize, roll-back, clone of a snapshot.
@@ -254,7 +254,8 @@ impl Vdi {
         let snapshots = snapshots.list().iter().filter(|_| !missed);
         std::iter::once(self.0.root.get()).chain(snapshots.map(|s| s.root)).collect()
     }
-    /// Blocks of this VDI that no tree reaches: its record, its snapshot log, out-of-line data in the overlay.
+    /// Blocks of this VDI that no tree reaches: its record, its snapshot log, out-of-line data in the overlay, and
+    /// what a record names that may be on the device or not.
     #[must_use]
     pub fn blocks_without_root(&self) -> Vec<Run> {
         let single = |addr: &BlockAddr| Run { start: *addr, blocks: 1 };
@@ -263,6 +264,7 @@ impl Vdi {
         if !seeded_bug(Bug::MarkMissesOverlay) {
             runs.extend(self.0.overlay.borrow().placed_runs());
         }
+        runs.extend(self.0.attempt.borrow().iter());
         runs
     }
     /// Versions in the overlay: ranges not in the tree yet.

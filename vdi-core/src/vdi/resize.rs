@@ -30,6 +30,7 @@ impl Vdi {
             let grown = grow(&self.0.shared.cache, &root_of(&record), depth, record.epoch).await?;
             (record.root, record.root_crc) = (grown.root.addr, grown.root.crc);
             (record.root_birth, record.depth) = (grown.root.birth, depth);
+            *self.0.attempt.borrow_mut() = grown.allocated;
         }
         record.size_bytes = size_bytes;
         self.swing(record).await?;
@@ -97,17 +98,19 @@ impl Vdi {
         }
         if let Err(e) = written {
             // It may be there all the same.
-            if self.take_back(record.generation).await.is_err() {
-                self.hold(e.duplicate());
+            match self.take_back(record.generation).await {
+                Ok(()) => self.abandon_attempt(),
+                Err(_) => self.hold(e.duplicate()),
             }
             return Err(e);
         }
+        self.0.attempt.take();
         self.0.record.set(record);
         self.0.root.set(root_of(&record));
         Ok(())
     }
     /// Write the record that stands over one of `generation` that may be on the device or not.
-    async fn take_back(&self, generation: Generation) -> Result<()> {
+    pub(super) async fn take_back(&self, generation: Generation) -> Result<()> {
         let record = VdiRecord { generation: Generation(generation.0 + 1), ..self.0.record.get() };
         self.0.shared.store.write_record(self.0.slots, &record).await?;
         self.0.shared.store.flush().await?;

@@ -614,3 +614,61 @@ pub(super) fn a_disk_that_lost_flushed_writes_with_the_log_stays_held_over_resta
 fn a_disk_that_lost_flushed_writes_with_the_log_is_held_until_it_is_deleted() {
     a_disk_that_lost_flushed_writes_with_the_log_stays_held_over_restarts();
 }
+
+/// On a quiet host: nothing moves its records, and it is tried every minute.
+pub(super) fn attempts_that_fail_leave_nothing_behind() {
+    let (w, root) = two_disks();
+    let unreadable = Rc::clone(&w.unreadable);
+    w.run(move |e| async move {
+        let bad = e.open_vdi("bad").await.unwrap();
+        unreadable.set(Some(root));
+        for leaf in 0..200 {
+            write(&bad, leaf * 256 * 8, &fill(3, 8192)).await;
+        }
+        let used = |e: &Engine| {
+            let space = e.status().space;
+            space.data_bytes + space.metadata_bytes
+        };
+        let before = used(&e);
+        for _ in 0..40 {
+            e.checkpoint().await.unwrap_err();
+        }
+        assert!(used(&e) <= before + (64 << 10), "{} more bytes", used(&e) - before);
+        unreadable.set(None);
+        e.checkpoint().await.unwrap();
+        assert_eq!(read(&bad, 199 * 256 * 8, 8192).await, bytes_of(&fill(3, 8192)));
+    });
+    clean(&w);
+}
+
+#[test]
+fn a_checkpoint_that_fails_every_minute_leaves_nothing_behind() {
+    attempts_that_fail_leave_nothing_behind();
+}
+
+#[test]
+fn a_record_that_cannot_be_written_is_the_trouble_of_its_disk_alone() {
+    let (w, _) = two_disks();
+    let unwritable = Rc::clone(&w.unwritable);
+    w.run(|e| async move {
+        let (bad, good) = (e.open_vdi("bad").await.unwrap(), e.open_vdi("good").await.unwrap());
+        let slot = bad.slots()[((bad.record().generation.0 + 1) % 2) as usize];
+        unwritable.set(Some(e.store().offset_bytes(slot, 1).unwrap()));
+        // What 'good' overwrites waits for the log, which waits for 'bad'.
+        let used = |e: &Engine| {
+            let space = e.status().space;
+            space.data_bytes + space.metadata_bytes - space.quarantined_bytes
+        };
+        let before = used(&e);
+        for round in 0..20 {
+            if bad.held().is_none() {
+                let _ = bad.write(0, &fill(round, 1 << 20), Ack::WriteBack).await;
+            }
+            write(&good, 0, &fill(round, 1 << 20)).await;
+            let _ = e.checkpoint().await;
+            assert!(good.held().is_none() && good.oldest_segment().is_none());
+        }
+        assert!(used(&e) < before + (4 << 20), "{} more bytes", used(&e) - before);
+    });
+    clean(&w);
+}
