@@ -289,7 +289,10 @@ async fn find_log(env: &Env, store: &Store, device: &DeviceHandle, discard: bool
     if let Some(uuid) = store.log().map(|l| l.uuid) {
         let scanned = Log::scan(device, uuid, store.uuid()).await;
         let is_lost = |e: &Error| {
-            matches!(e.kind(), ErrorKind::WrongStore | ErrorKind::LogMissing | ErrorKind::Corrupt)
+            matches!(
+                e.kind(),
+                ErrorKind::WrongStore | ErrorKind::LogMissing | ErrorKind::Corrupt | ErrorKind::Io(_)
+            )
         };
         match scanned {
             Ok(scan) if scan.findings().is_empty() || !discard => return Ok(scan),

@@ -5,7 +5,7 @@ use smallvec::smallvec;
 use super::ring::{Position, Ring};
 use crate::buffer::{AlignedBuf, IoBuf};
 use crate::device::DeviceHandle;
-use crate::error::Result;
+use crate::error::{Error, ErrorKind, Result};
 use crate::format::log_head::RING_OFFSET_BYTES;
 use crate::format::segment::{VerifiedSegment, peek, verify_at};
 use crate::limits::SEGMENT_HEAD_BYTES_MAX;
@@ -26,6 +26,10 @@ pub(super) struct Reader {
     pub ring: Ring,
     window_offset: u64,
     window: AlignedBuf,
+    /// Blocks of the window that could not be read, by offset on the device: there it holds zeros.
+    holes: Vec<u64>,
+    /// Why the last of them could not be read.
+    unreadable: Option<Error>,
     /// How much to read when the window is left.
     ahead_bytes: u64,
 }
@@ -34,7 +38,16 @@ impl Reader {
     pub fn new(device: &DeviceHandle, log: Uuid, ring: Ring) -> Reader {
         let window = AlignedBuf::zeroed(0);
         let ahead_bytes = Self::window_bytes(&ring);
-        Reader { device: device.clone(), log, ring, window_offset: 0, window, ahead_bytes }
+        Reader {
+            device: device.clone(),
+            log,
+            ring,
+            window_offset: 0,
+            window,
+            holes: Vec::new(),
+            unreadable: None,
+            ahead_bytes,
+        }
     }
     fn window_bytes(ring: &Ring) -> u64 {
         (ring.bytes / WINDOWS_IN_RING).clamp(WINDOW_BYTES_MIN, WINDOW_BYTES_MAX).next_multiple_of(BLOCK_BYTES)
@@ -46,25 +59,64 @@ impl Reader {
         if offset < self.window_offset || offset + SEGMENT_HEAD_BYTES_MAX as u64 > end {
             let ring_end = RING_OFFSET_BYTES + self.ring.bytes;
             let len = self.ahead_bytes.min(ring_end - offset);
-            let len = usize::try_from(len).expect("a window fits memory");
-            let mut window = std::mem::replace(&mut self.window, AlignedBuf::zeroed(0));
-            if window.len() != len {
-                window = AlignedBuf::zeroed(len);
+            if self.fill(offset, len).await.is_err() {
+                // What is behind the area that is asked for may be nobody's.
+                let least = (SEGMENT_HEAD_BYTES_MAX as u64).min(ring_end - offset);
+                self.fill_by_blocks(offset, least).await?;
             }
-            let (result, bufs) = self.device.read_bufs(offset, smallvec![IoBuf::Owned(window)]).await;
-            result?;
-            if let Some(IoBuf::Owned(window)) = bufs.into_iter().next() {
-                self.window = window;
-            }
-            self.window_offset = offset;
         }
         let within = usize::try_from(offset - self.window_offset).expect("within the window");
         Ok(&self.window[within..])
     }
-    /// The valid segment at `at`, if there is one. What it is worth is the caller's to judge.
+    /// Move the window to the `len` bytes at `offset`.
+    async fn fill(&mut self, offset: u64, len: u64) -> Result<()> {
+        let len = usize::try_from(len).expect("a window fits memory");
+        let mut window = std::mem::replace(&mut self.window, AlignedBuf::zeroed(0));
+        if window.len() != len {
+            window = AlignedBuf::zeroed(len);
+        }
+        let (result, bufs) = self.device.read_bufs(offset, smallvec![IoBuf::Owned(window)]).await;
+        result?;
+        if let Some(IoBuf::Owned(window)) = bufs.into_iter().next() {
+            self.window = window;
+        }
+        self.window_offset = offset;
+        self.holes.clear();
+        Ok(())
+    }
+    /// As [`Reader::fill`], with holes where the device cannot read.
+    async fn fill_by_blocks(&mut self, offset: u64, len: u64) -> Result<()> {
+        let mut window = AlignedBuf::zeroed(usize::try_from(len).expect("a head area fits memory"));
+        self.holes.clear();
+        for (nth, block) in (0..).zip(window.chunks_exact_mut(BLOCK_SIZE)) {
+            let at = offset + nth * BLOCK_BYTES;
+            match self.device.read(at, BLOCK_SIZE).await {
+                Ok(bytes) => block.copy_from_slice(&bytes),
+                Err(e) if matches!(e.kind(), ErrorKind::Io(_)) => {
+                    self.holes.push(at);
+                    self.unreadable = Some(e);
+                }
+                Err(e) => return Err(e),
+            }
+        }
+        (self.window, self.window_offset) = (window, offset);
+        Ok(())
+    }
+    /// An error when one of the blocks from `offset` to `end` is a hole.
+    fn check_readable(&self, offset: u64, end: u64) -> Result<()> {
+        match &self.unreadable {
+            Some(e) if self.holes.iter().any(|at| (offset..end).contains(at)) => Err(e.duplicate()),
+            _ => Ok(()),
+        }
+    }
+    /// The valid segment at `at`, if there is one. What it is worth is the caller's to judge. An error when it cannot be
+    /// read whether there is one.
     pub async fn segment_at(&mut self, at: Position) -> Result<Option<VerifiedSegment<'_>>> {
         let (log, offset) = (self.log, self.ring.device_offset(at));
-        let bytes = self.head_area(at).await?;
+        self.head_area(at).await?;
+        self.check_readable(offset, offset + BLOCK_BYTES)?;
+        let bytes = &self.window[usize::try_from(offset - self.window_offset).expect("within the window")..];
+        self.check_readable(offset, offset + peek(bytes).unwrap_or(0) as u64)?;
         Ok(verify_at(bytes, log, offset).ok())
     }
     /// The bytes where a valid segment was expected, for a guess at what it held.

@@ -68,7 +68,8 @@ pub(super) fn heal(world: &mut World) -> Result<(), String> {
         Ok(()) => {}
     }
     // Nor does anything else tell which record is there after one could not be written, nor be taken back.
-    let unsure = world.options.store_faults.write_error > 0;
+    let faults = &world.options.store_faults;
+    let unsure = faults.write_error + faults.no_space > 0;
     for engine in world.engines.all() {
         let held = engine.status().held;
         if held.iter().any(|(_, why)| unsure && why.contains("a restart of the daemon looks again")) {

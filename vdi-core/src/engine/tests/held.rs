@@ -672,3 +672,48 @@ fn a_record_that_cannot_be_written_is_the_trouble_of_its_disk_alone() {
     });
     clean(&w);
 }
+
+#[test]
+fn a_bad_sector_of_the_log_keeps_the_engine_from_starting_only_where_something_may_be() {
+    let (w, _) = two_disks();
+    let (inside, behind) = w.run(|e| async move {
+        let good = e.open_vdi("good").await.unwrap();
+        write(&good, 0, &fill(4, 4096)).await;
+        write(&good, 8, &fill(5, 4096)).await;
+        good.flush().await.unwrap();
+        write(&good, 16, &fill(6, 4096)).await;
+        good.flush().await.unwrap();
+        let log = &e.shared().log;
+        let (segments, _) = log.segments_from(good.oldest_segment().unwrap());
+        let data = |nth: usize| segments[nth].block_offset(0).unwrap();
+        (data(0) - 4096, data(segments.len() - 1) + 8192)
+    });
+    for far in [0, 64 << 10, 512 << 10] {
+        w.log_unreadable.set(Some(behind + far));
+        w.run(|e| async move {
+            let good = e.open_vdi("good").await.unwrap();
+            assert_eq!(read(&good, 16, 4096).await, bytes_of(&fill(6, 4096)));
+        });
+    }
+    w.log_unreadable.set(Some(inside));
+    let open = |discard_log| {
+        let executor = Executor::new();
+        let (store, log, env) = (w.store_device(), w.log_device(), env(&executor));
+        let devices = [store.clone(), log.clone()];
+        let options = EngineOptions { discard_log, ..EngineOptions::default() };
+        let opened = drive(&executor, None, &devices, async move {
+            Engine::open(env, store, log, options).await.map(drop)
+        });
+        executor.abandon_all();
+        opened
+    };
+    let refused = open(false).unwrap_err();
+    assert!(matches!(refused.kind(), ErrorKind::Io(_)), "{refused:?}");
+    w.log_unreadable.set(None);
+    w.run(|e| async move {
+        let good = e.open_vdi("good").await.unwrap();
+        assert_eq!(read(&good, 8, 4096).await, bytes_of(&fill(5, 4096)));
+    });
+    w.log_unreadable.set(Some(inside));
+    open(true).unwrap();
+}
