@@ -80,7 +80,8 @@ impl Engine {
         let mut vdis = Vec::new();
         for entry in self.store().vdis() {
             let vdi = self.open_entry(&entry).await;
-            vdis.push(vdi.map_err(|e| e.context("collect needs every VDI"))?);
+            let known = vdi.and_then(|vdi| vdi.check_marks_all().map(|()| vdi));
+            vdis.push(known.map_err(|e| e.context("collect needs every VDI"))?);
         }
         let mut turns = Vec::new();
         for v in &vdis {

@@ -112,7 +112,8 @@ impl Engine {
         let is_stale = (record.lease_epoch, record.generation) < (least.lease_epoch, least.generation);
         if is_stale && !seeded_bug(Bug::StaleRecordTrusted) {
             let detail = least.complaint(record.generation);
-            vdi.hold(Error::corrupt("VDI record", format!("VDI '{}'", entry.name), detail));
+            let why = Error::corrupt("VDI record", format!("VDI '{}'", entry.name), detail);
+            if least.is_lost() { vdi.hold(why) } else { vdi.hold_as_superseded(why) }
         }
         if let Some(why) = self.0.poisoned.borrow().as_ref() {
             vdi.hold(why.duplicate());

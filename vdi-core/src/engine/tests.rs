@@ -647,7 +647,8 @@ fn labels_and_roll_backs_do_not_get_into_each_others_way() {
 /// Those that worlds seldom find.
 #[test]
 fn seeded_bugs_break_the_laws_of_the_engine() {
-    let laws: [(Bug, fn()); 7] = [
+    let laws: [(Bug, fn()); 8] = [
+        (Bug::MarkMissesNewest, held::what_a_newer_record_may_name_is_not_collected),
         (Bug::AttemptsLeak, held::attempts_that_fail_leave_nothing_behind),
         (Bug::LoggedWhileRolledBack, a_label_given_during_a_roll_back_is_refused_or_kept),
         (Bug::LossForgotten, held::a_disk_that_lost_flushed_writes_with_the_log_stays_held_over_restarts),

@@ -101,6 +101,8 @@ pub enum Bug {
     OpenedOnTheWay,
     /// Who waits for room in the log does not ask for a checkpoint.
     FullLogAsksNobody,
+    /// A collection marks the older record of a disk whose newest could not be read.
+    MarkMissesNewest,
     /// What a checkpoint that failed had written is never given back.
     AttemptsLeak,
     /// Labels and snapshots are logged while a roll-back swings the record.
@@ -115,7 +117,7 @@ pub enum Bug {
 
 impl Bug {
     /// Every bug.
-    pub const ALL: [Bug; 54] = [
+    pub const ALL: [Bug; 55] = [
         Bug::SkipFlushBeforeRecord,
         Bug::SkipFlushAfterRecord,
         Bug::SkipHostRecord,
@@ -165,6 +167,7 @@ impl Bug {
         Bug::ForeignReusedAtOnce,
         Bug::OpenedOnTheWay,
         Bug::FullLogAsksNobody,
+        Bug::MarkMissesNewest,
         Bug::AttemptsLeak,
         Bug::LoggedWhileRolledBack,
         Bug::LossForgotten,
@@ -304,6 +307,10 @@ impl Bug {
             Bug::FullLogAsksNobody => {
                 ("full-log-asks-nobody", "Who waits for room in the log does not ask for a checkpoint.")
             }
+            Bug::MarkMissesNewest => (
+                "mark-misses-newest",
+                "A collection marks the older record of a disk whose newest could not be read.",
+            ),
             Bug::AttemptsLeak => {
                 ("attempts-leak", "What a checkpoint that failed had written is never given back.")
             }

@@ -40,6 +40,22 @@ impl Vdi {
     pub fn hold(&self, why: Error) {
         self.hold_as(why, false);
     }
+    /// As [`Vdi::hold`], because there was a newer record once, which may be there still.
+    pub fn hold_as_superseded(&self, why: Error) {
+        self.0.superseded.set(true);
+        self.hold(why);
+    }
+    /// An error when blocks may be in use that nothing in memory names: those of a newer record.
+    pub fn check_marks_all(&self) -> Result<()> {
+        if !self.0.superseded.get() || seeded_bug(Bug::MarkMissesNewest) {
+            return Ok(());
+        }
+        Err(Error::corrupt(
+            "VDI record",
+            format!("VDI '{}'", self.name()),
+            "there was a newer one, and what it names cannot be told from what nobody needs",
+        ))
+    }
     /// Take no writes until a checkpoint of it succeeds.
     pub fn hold_until_checkpointed(&self, why: Error) {
         self.hold_as(why, true);

@@ -159,6 +159,8 @@ struct Inner {
     pub(crate) turn: TaskLock,
     trouble: hold::Trouble,
     deleted: Cell<bool>,
+    /// There was a newer record than the one it was opened with.
+    superseded: Cell<bool>,
     /// A roll-back is under way: nothing may be logged.
     standstill: Cell<bool>,
     /// Space promised to the current batch, and the leaves it was promised for.
@@ -207,6 +209,7 @@ impl Vdi {
             turn: TaskLock::default(),
             trouble: hold::Trouble::default(),
             deleted: Cell::new(false),
+            superseded: Cell::new(false),
             standstill: Cell::new(false),
             reserved: Cell::default(),
             leaves: RefCell::default(),

@@ -717,3 +717,34 @@ fn a_bad_sector_of_the_log_keeps_the_engine_from_starting_only_where_something_m
     w.log_unreadable.set(Some(inside));
     open(true).unwrap();
 }
+
+pub(super) fn what_a_newer_record_may_name_is_not_collected() {
+    let (w, _) = two_disks();
+    let newest = w.run(|e| async move {
+        let bad = e.open_vdi("bad").await.unwrap();
+        write(&bad, 0, &fill(9, 1 << 20)).await;
+        e.checkpoint().await.unwrap();
+        let slot = bad.slots()[(bad.record().generation.0 % 2) as usize];
+        e.store().offset_bytes(slot, 1).unwrap()
+    });
+    let was = damage(&w.store, newest);
+    w.run(|e| async move {
+        assert!(e.show("bad").await.unwrap().held.is_some());
+        let _ = e.collect(false).await;
+        busy(&e, 1, 3 * LOG).await;
+        e.checkpoint().await.unwrap();
+    });
+    // It was misread.
+    w.store.write(newest, &was);
+    clean(&w);
+    w.run(|e| async move {
+        let bad = e.open_vdi("bad").await.unwrap();
+        assert_eq!(read(&bad, 0, 1 << 20).await, bytes_of(&fill(9, 1 << 20)));
+        e.collect(false).await.unwrap();
+    });
+}
+
+#[test]
+fn nothing_is_collected_while_a_disk_may_have_a_newer_record() {
+    what_a_newer_record_may_name_is_not_collected();
+}
