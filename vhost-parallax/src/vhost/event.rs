@@ -5,7 +5,7 @@ use std::os::fd::{AsFd, AsRawFd, OwnedFd, RawFd};
 use std::sync::Arc;
 
 use rustix::event::{EventfdFlags, PollFd, PollFlags, Timespec};
-use rustix::fs::{FileType, OFlags};
+use rustix::fs::OFlags;
 use rustix::io::Errno;
 use vdi_core::{Error, ErrorKind, Result};
 
@@ -21,18 +21,23 @@ fn failed(e: Errno) -> Error {
     Error::io("event descriptor", e.raw_os_error())
 }
 
-/// An event counter is an anonymous inode, of no type at all. Of other files a front end can make even a look wait: on a
-/// file system of its own.
+/// What the kernel calls every event counter. A file has a path, and begins with a slash.
+const COUNTER: &str = "anon_inode:[eventfd]";
+
+/// Only the kernel is asked, by name: of a file a front end can make even a look wait, on a file system of its own, and
+/// other anonymous inodes can make the data thread wait (an epoll descriptor with many more inside).
 fn check_kind(file: &File) -> Result<()> {
-    let stat = rustix::fs::fstat(file).map_err(failed)?;
-    match FileType::from_raw_mode(stat.st_mode) {
-        FileType::Unknown => Ok(()),
-        kind => Err(Error::new(
-            ErrorKind::BadRequest,
-            format!("a kick or a call that is a {kind:?}, not an event counter"),
-            "the front end must send eventfds, as the vhost-user protocol has it on Linux",
-        )),
+    let link = format!("/proc/self/fd/{}", file.as_raw_fd());
+    let kind =
+        std::fs::read_link(&link).map_err(|e| Error::io(link, e.raw_os_error().unwrap_or(libc::EIO)))?;
+    if kind.as_os_str() == COUNTER {
+        return Ok(());
     }
+    Err(Error::new(
+        ErrorKind::BadRequest,
+        format!("a kick or a call that is {kind:?}, not an event counter"),
+        "the front end must send eventfds, as the vhost-user protocol has it on Linux",
+    ))
 }
 
 impl Event {
@@ -87,6 +92,8 @@ impl AsRawFd for Event {
 
 #[cfg(test)]
 mod tests {
+    use rustix::time::{TimerfdClockId, TimerfdFlags, timerfd_create};
+
     use super::*;
 
     #[test]
@@ -99,6 +106,8 @@ mod tests {
             OwnedFd::from(reader),
             OwnedFd::from(writer),
             File::open("/dev/random").unwrap().into(),
+            rustix::event::epoll::create(rustix::event::epoll::CreateFlags::CLOEXEC).unwrap(),
+            timerfd_create(TimerfdClockId::Monotonic, TimerfdFlags::CLOEXEC).unwrap(),
             tempfile::tempfile().unwrap().into(),
             std::os::unix::net::UnixStream::pair().unwrap().0.into(),
         ];
