@@ -2,6 +2,7 @@
 
 #![expect(clippy::unwrap_used, reason = "a test: to panic is to fail")]
 
+use std::fs::File;
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -12,6 +13,8 @@ use parallax_tests::front_end::{
     WRITE_REQUEST, Wire, fd, quads, request, words,
 };
 use parallax_tests::ram_disk::{RamDisks, blank};
+use rustix::event::{EventfdFlags, eventfd};
+use rustix::fs::{OFlags, fcntl_getfl, fcntl_setfl};
 use vhost_parallax::vhost::DeviceState;
 
 const LIMIT: Duration = Duration::from_secs(20);
@@ -276,6 +279,36 @@ fn a_ring_outside_memory_ends_the_connection() {
             let _ = wire.send(request::SET_VRING_ENABLE, 0, &words(&[0, 1]), &[]);
         });
     }
+}
+
+#[test]
+fn a_call_that_is_full_and_made_to_block_later_holds_nobody_up() {
+    let scene = Scene::new();
+    let mut guest = FrontEnd::start(&scene.socket, Shape::default()).unwrap();
+    let call = File::from(eventfd(0, EventfdFlags::NONBLOCK | EventfdFlags::CLOEXEC).unwrap());
+    guest.wire.as_ref().unwrap().tell(request::SET_VRING_CALL, &quads(&[0]), &[fd(&call)]).unwrap();
+    // It may have been rung already.
+    while rustix::io::write(&call, &0xffff_ffff_ffff_fffeu64.to_le_bytes()).is_err() {
+        let _rung = rustix::io::read(&call, &mut [0; 8]);
+    }
+    // Both descriptors share it: what the device saw, or chose, is as the front end likes.
+    fcntl_setfl(&call, fcntl_getfl(&call).unwrap() - OFlags::NONBLOCK).unwrap();
+    // Should it hold up the data thread, that one gets away in the end, so that the test can end too.
+    std::thread::spawn(move || {
+        std::thread::sleep(LIMIT / 2);
+        rustix::io::read(&call, &mut [0; 8]).map(|_| call)
+    });
+    let begun = Instant::now();
+    let (queue, ram) = guest.queue(0);
+    queue.submit_write(ram, 0, &[1; 512]);
+    queue.kick();
+    while queue.used_index(ram) == 0 {
+        assert!(begun.elapsed() < LIMIT, "the request does not end");
+        std::thread::sleep(Duration::from_millis(2));
+    }
+    drop(guest);
+    scene.everyone_else_is_well();
+    assert!(begun.elapsed() < LIMIT / 2, "all were held up for {:?}", begun.elapsed());
 }
 
 #[test]

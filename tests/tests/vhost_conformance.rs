@@ -241,6 +241,56 @@ fn the_cache_mode_comes_back_with_the_in_flight_area() {
 }
 
 #[test]
+fn a_guest_that_is_paused_and_resumed_keeps_its_cache_mode() {
+    let mut disks = RamDisks::new();
+    for inflight in [true, false] {
+        let (socket, device) = disks.attach(&format!("web-{inflight}"), &blank(1 << 20), false);
+        let guest = FrontEnd::start(&socket, Shape { queues: 2, inflight, ..Shape::default() }).unwrap();
+        let wire = guest.wire.as_ref().unwrap();
+        let mode = |mode: u8| [words(&[32, 1, 0]), vec![mode]].concat();
+        let is_write_through = || {
+            let (config, _) = wire.ask(request::GET_CONFIG, &mode(9), &[]).unwrap();
+            assert_eq!(config[12] == 0, device.writes_through());
+            device.writes_through()
+        };
+        wire.tell(request::SET_CONFIG, &mode(0), &[]).unwrap();
+        for enable in [0, 1] {
+            for index in 0..2 {
+                wire.tell(request::SET_VRING_ENABLE, &words(&[index, enable]), &[]).unwrap();
+            }
+            assert_eq!(device.rings(), 2 * enable as u16);
+            assert!(is_write_through(), "enable {enable}, in-flight area: {inflight}");
+        }
+        // With its rings given up the driver is gone, unless the in-flight area it ran on is used further.
+        for index in 0..2 {
+            wire.tell(request::SET_VRING_ENABLE, &words(&[index, 0]), &[]).unwrap();
+            guest.stop_queue(index).unwrap();
+        }
+        assert!(!is_write_through());
+        guest.restart_queue(0).unwrap();
+        assert_eq!(is_write_through(), inflight);
+    }
+}
+
+#[test]
+fn a_driver_that_starts_anew_on_a_fresh_in_flight_area_begins_as_write_back() {
+    let mut disks = RamDisks::new();
+    let (socket, device) = disks.attach("web", &blank(1 << 20), false);
+    let guest = FrontEnd::start(&socket, Shape::default()).unwrap();
+    let wire = guest.wire.as_ref().unwrap();
+    wire.tell(request::SET_CONFIG, &[words(&[32, 1, 0]), vec![0]].concat(), &[]).unwrap();
+    // As QEMU has it: disabled first, then given up.
+    wire.tell(request::SET_VRING_ENABLE, &words(&[0, 0]), &[]).unwrap();
+    guest.stop_queue(0).unwrap();
+    let asked =
+        [quads(&[0, 0]), 1u16.to_le_bytes().to_vec(), 64u16.to_le_bytes().to_vec(), vec![0; 4]].concat();
+    let (area, fds) = wire.ask(request::GET_INFLIGHT_FD, &asked, &[]).unwrap();
+    wire.tell(request::SET_INFLIGHT_FD, &area, &[fds[0].as_fd()]).unwrap();
+    guest.restart_queue(0).unwrap();
+    assert!(!device.writes_through());
+}
+
+#[test]
 fn requests_in_flight_at_a_kill_are_taken_up_once_in_order_of_arrival() {
     let bytes = blank(1 << 20);
     let mut disks = RamDisks::new();

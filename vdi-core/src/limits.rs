@@ -55,7 +55,9 @@ pub const LOG_STAGED_SEGMENTS_MAX: u64 = 8;
 pub const LOG_BYTES_MIN: u64 = 32 << 20;
 /// Default log ring, bytes.
 pub const LOG_BYTES_DEFAULT: u64 = 1 << 30;
-/// Largest guest request, bytes.
+/// Largest guest request, bytes: a chain can name the same memory again and again, and add up to terabytes.
+pub const GUEST_REQUEST_BYTES_MAX: usize = 1 << 30;
+/// Bytes of a guest request that are executed at once.
 pub const REQUEST_BYTES_MAX: usize = 4 << 20;
 /// Epochs of one VDI that are not checkpointed yet.
 pub const OPEN_EPOCHS_MAX: u64 = 1024;
@@ -82,6 +84,10 @@ const _: () = {
     assert!(segment * (SEGMENTS_IN_FLIGHT_MAX as u64 + 1) < LOG_BYTES_MIN);
     // The smallest ring's share takes one batch of copies.
     assert!(LOG_RING_BYTES_MIN / LOG_COPIES_SHARE >= SEGMENT_HEAD_BYTES_MAX as u64);
+    // Its records are numbered with 16 bits. Each piece makes one for each MiB, and one more where it begins within a block.
+    assert!(
+        GUEST_REQUEST_BYTES_MAX / REQUEST_BYTES_MAX * ((REQUEST_BYTES_MAX >> 20) + 1) < u16::MAX as usize
+    );
     // A request that starts and ends within a block touches one block more than it fills.
     assert!(CHECKPOINT_WRITE_BYTES_MAX <= CHECKPOINT_INFLIGHT_BYTES_MAX);
 };

@@ -30,8 +30,9 @@ impl Parts {
     /// Of the record that is appended now.
     pub(super) fn next(&self) -> Origin {
         let part = self.next.get();
-        // At most 64 ranges of a request, or its bytes by pieces of 1 MiB.
-        self.next.set(part.checked_add(1).expect("a request makes fewer records"));
+        // No request of a guest makes as many (`GUEST_REQUEST_BYTES_MAX`); one that did would end with equal numbers, and
+        // have the last of them executed again.
+        self.next.set(part.saturating_add(1));
         Origin { request: self.request, part }
     }
 }
@@ -52,7 +53,7 @@ impl Logged {
     }
     fn parts_of(&self, request: u64) -> u16 {
         let newest = self.0.iter().rev().find(|o| o.request == request);
-        newest.map_or(0, |o| o.part + 1)
+        newest.map_or(0, |o| o.part.saturating_add(1))
     }
 }
 
@@ -81,6 +82,19 @@ mod tests {
         assert!(parts.skip() && parts.skip() && !parts.skip());
         assert_eq!(parts.next(), Origin { request: 7, part: 2 });
         assert!(!parts.skip());
+    }
+
+    #[test]
+    fn the_largest_number_of_a_record_is_followed_by_itself() {
+        let mut logged = Logged::default();
+        // As a record on a disk may say.
+        logged.note(Origin { request: 7, part: u16::MAX });
+        assert_eq!(logged.parts_of(7), u16::MAX);
+        let parts = Parts { request: 7, next: Cell::new(u16::MAX - 1), logged: u16::MAX };
+        assert!(parts.skip() && !parts.skip());
+        for _ in 0..2 {
+            assert_eq!(parts.next(), Origin { request: 7, part: u16::MAX });
+        }
     }
 
     #[test]

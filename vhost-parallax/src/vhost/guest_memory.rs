@@ -21,8 +21,8 @@ use vm_memory::{FileOffset, GuestAddress, GuestMemoryMmap, GuestMemoryRegion, Gu
 
 use super::features::{MAPPED_BYTES_MAX, MEMORY_BYTES_MAX, MEMORY_REGIONS_MAX};
 
-const HINT: &str = "give the guest shared memory whose file is at least as long as the region \
-                    (QEMU: memory-backend-memfd,share=on; cloud-hypervisor: --memory shared=on)";
+const HINT: &str = "give the guest shared memory of a memfd, tmpfs or hugetlbfs, with a file at least as long as the \
+                    region (QEMU: memory-backend-memfd,share=on; cloud-hypervisor: --memory shared=on)";
 
 fn refused(message: String) -> Error {
     Error::new(ErrorKind::BadRequest, message, HINT)
@@ -108,8 +108,13 @@ impl Region {
     }
 }
 
-/// Check that `file` reaches to `end` and is a regular file (memfd, tmpfs, hugetlbfs).
+/// Check that `file` reaches to `end` and is a file of memory (memfd, tmpfs, hugetlbfs): a page of any other may have to
+/// come from a file system of the front end's own, and whoever touches it waits.
 pub(super) fn check_file(file: &File, end: Option<u64>, what: &str) -> Result<()> {
+    // Only files of memory have seals, and no file system is asked for them: a look at another may wait too.
+    if rustix::fs::fcntl_get_seals(file).is_err() {
+        return Err(refused(format!("{what} is not backed by a file of memory")));
+    }
     let stat = rustix::fs::fstat(file.as_fd())
         .map_err(|e| refused(format!("{what}: the file cannot be examined: {e}")))?;
     if rustix::fs::FileType::from_raw_mode(stat.st_mode) != rustix::fs::FileType::RegularFile {
@@ -319,6 +324,28 @@ mod tests {
         let mut far = place(0, 4096);
         far.file_offset = u64::MAX - 100;
         assert!(Region::map(far, memfd(4096)).is_err());
+    }
+
+    #[test]
+    fn only_files_of_memory_are_mapped() {
+        use super::super::inflight::InflightArea;
+        // Next to this very program: on a disk, unless somebody builds in memory.
+        let program = std::env::current_exe().unwrap();
+        let on_disk = tempfile::tempfile_in(program.parent().unwrap()).unwrap();
+        on_disk.set_len(1 << 20).unwrap();
+        let in_proc = File::open("/proc/self/status").unwrap();
+        assert!(check_file(&in_proc, Some(0), "it").is_err());
+        check_file(&memfd(4096), Some(4096), "it").unwrap();
+        let (area, file) = InflightArea::create(1, 8).unwrap().describe().unwrap();
+        InflightArea::open(file, area.mmap_size, 0, 1, 8).unwrap();
+        if rustix::fs::fstatfs(&on_disk).unwrap().f_type == libc::TMPFS_MAGIC {
+            return;
+        }
+        let e = InflightArea::open(on_disk.try_clone().unwrap(), area.mmap_size, 0, 1, 8).err().unwrap();
+        assert!(e.message().contains("not backed by a file of memory"), "{e:?}");
+        let e = Region::map(place(0, 4096), on_disk).err().unwrap();
+        assert!(e.message().contains("not backed by a file of memory"), "{e:?}");
+        assert!(e.hint().contains("memory-backend-memfd,share=on"), "{e:?}");
     }
 
     #[test]

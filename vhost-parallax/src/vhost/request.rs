@@ -10,6 +10,7 @@
 
 use smallvec::{SmallVec, smallvec};
 use vdi_core::buffer::{GuestBufs, GuestSlice};
+use vdi_core::limits::GUEST_REQUEST_BYTES_MAX;
 use vdi_core::units::SECTOR_BYTES;
 use virtio_bindings::virtio_blk::{
     VIRTIO_BLK_ID_BYTES, VIRTIO_BLK_T_DISCARD, VIRTIO_BLK_T_FLUSH, VIRTIO_BLK_T_GET_ID, VIRTIO_BLK_T_IN,
@@ -25,6 +26,8 @@ use super::guest_memory::GuestMemory;
 const HEADER_BYTES: usize = 16;
 const RANGE_BYTES: usize = 16;
 const DESCRIPTOR_BYTES: u64 = 16;
+const _: () =
+    assert!(GUEST_REQUEST_BYTES_MAX <= u32::MAX as usize, "the used ring counts bytes with 32 bits");
 /// Descriptors of one chain at most, header and status included.
 const CHAIN_MAX: u32 = SEGMENTS_MAX as u32 + 2;
 
@@ -145,7 +148,6 @@ pub fn parse(
         return Err("a chain without a status byte");
     };
     let status = chain.writable.range(data_len..data_len + 1).slices()[0].clone();
-    let data_bytes = u32::try_from(data_len).map_err(|_| "a chain of more than 4 GiB")?;
     let reply = Reply { head, status, data_bytes: 0 };
     if chain.readable.len() < HEADER_BYTES {
         return Err("a chain without a request header");
@@ -173,7 +175,8 @@ pub fn parse(
     };
     Ok(match operation {
         Ok(operation) => {
-            let data_bytes = if matches!(operation, Operation::Read { .. }) { data_bytes } else { 0 };
+            let data_bytes =
+                if let Operation::Read { bufs, .. } = &operation { bufs.len() as u32 } else { 0 };
             let reply = Reply { data_bytes, ..reply };
             Parsed::Request(Request { name, operation, durable: device.writes_through(), reply })
         }
@@ -231,8 +234,11 @@ fn take(memory: &GuestMemory, chain: &mut Chain, d: Descriptor) -> Result<(), Fa
     Ok(())
 }
 
-/// The sectors of `len` data bytes at `sector`, checked against the disk.
+/// The sectors of `len` data bytes at `sector`, checked against the disk and against what one request may be.
 fn check_data(sector: u64, len: usize, device: &DeviceState) -> Result<(), Status> {
+    if len > GUEST_REQUEST_BYTES_MAX {
+        return Err(Status::IoError);
+    }
     let len = len as u64;
     if len == 0 || !len.is_multiple_of(SECTOR_BYTES) {
         return Err(Status::IoError);

@@ -146,6 +146,9 @@ impl Session {
             call,
             inflight: self.inflight.as_ref().and_then(|area| area.queue(index as u16)),
         };
+        if self.device.rings() == 0 {
+            self.recall_mode();
+        }
         self.data.ask(|reply| Message::Start(Box::new(setup), reply))??;
         self.ring(index)?.running = true;
         self.count_rings();
@@ -167,14 +170,35 @@ impl Session {
     fn stop_all(&mut self) -> Result<()> {
         (0..self.rings.len() as u32).try_for_each(|index| self.stop(index))
     }
-    /// With the last ring stopped the driver is gone (a front end sends no more than that for a device
-    /// reset): cache mode and health start anew. An in-flight area in use brings the mode back.
+    /// With the last ring stopped, health starts anew.
     fn count_rings(&mut self) {
         let running = self.rings.iter().filter(|r| r.running).count();
         self.device.set_rings(running as u16);
         if running == 0 {
-            self.device.set_write_back(true);
             self.device.mend();
+        }
+    }
+    /// Give up ring `index`. With the last one given up the driver is gone (a front end sends no more than that for a
+    /// device reset): the cache mode starts anew, until an in-flight area in use brings it back. A front end that only
+    /// disables its rings pauses a guest, which believes in the mode it chose.
+    fn give_up(&mut self, index: u32) -> Result<u16> {
+        self.stop(index)?;
+        let ring = self.ring(index)?;
+        ring.call = None;
+        let base = ring.next_available;
+        if ring.kick.take().is_some() && self.rings.iter().all(|ring| ring.kick.is_none()) {
+            self.device.set_write_back(true);
+        }
+        Ok(base)
+    }
+    /// Before the first ring starts: a guest that ran on the in-flight area has the mode that is kept there.
+    fn recall_mode(&mut self) {
+        let Some(area) = self.inflight.as_ref().filter(|area| area.is_used()) else { return };
+        if let Some(mode) = area.write_back()
+            && mode != self.device.write_back()
+        {
+            self.device.set_write_back(mode);
+            self.device.make_config_due();
         }
     }
     fn reset(&mut self) -> Result<()> {
@@ -324,11 +348,8 @@ impl VhostUserBackendReqHandlerMut for Session {
         Ok(())
     }
     fn get_vring_base(&mut self, index: u32) -> ProtocolResult<VhostUserVringState> {
-        self.stop(index).map_err(protocol)?;
-        let ring = self.ring(index).map_err(protocol)?;
-        ring.kick = None;
-        ring.call = None;
-        Ok(VhostUserVringState::new(index, u32::from(ring.next_available)))
+        let base = self.give_up(index).map_err(protocol)?;
+        Ok(VhostUserVringState::new(index, u32::from(base)))
     }
     fn set_vring_kick(&mut self, index: u8, fd: Option<File>) -> ProtocolResult<()> {
         let index = u32::from(index);

@@ -11,7 +11,7 @@ use super::*;
 const NEXT: u16 = VRING_DESC_F_NEXT as u16;
 const WRITE: u16 = VRING_DESC_F_WRITE as u16;
 const INDIRECT: u16 = VRING_DESC_F_INDIRECT as u16;
-const MEMORY_BYTES: u64 = 1 << 20;
+const MEMORY_BYTES: u64 = 8 << 20;
 const TABLE: u64 = 0;
 const HEADER: u64 = 0x1_0000;
 const STATUS: u64 = 0x1_1000;
@@ -211,6 +211,36 @@ fn a_request_of_256_scattered_pages_arrives_whole() {
     match operation(g.parse()) {
         Operation::Write { bufs, .. } => assert_eq!((bufs.len(), bufs.slices().len()), (1 << 20, 256)),
         o => panic!("{o:?}"),
+    }
+}
+
+#[test]
+fn a_request_larger_than_any_guest_makes_gets_an_error() {
+    let g = Guest::new();
+    g.device.resize(1 << 50);
+    // The same memory again and again, and `rest` bytes of it at last.
+    let request = |kind, pieces: u16, rest: u32, flags: u16| {
+        g.header(kind, 0);
+        let mut chain = vec![(HEADER, 16, NEXT, 1)];
+        chain.extend((0..pieces).map(|i| (0, MEMORY_BYTES as u32, flags | NEXT, i + 2)));
+        chain.push((0, rest, flags | NEXT, pieces + 2));
+        chain.push((STATUS, 1, WRITE, 0));
+        g.descriptors(TABLE, &[(DATA, 16 * chain.len() as u32, INDIRECT, 0)]);
+        g.descriptors(DATA, &chain);
+        g.parse()
+    };
+    let pieces = (GUEST_REQUEST_BYTES_MAX as u64 / MEMORY_BYTES) as u16;
+    for (kind, flags) in [(VIRTIO_BLK_T_OUT, 0), (VIRTIO_BLK_T_IN, WRITE)] {
+        match operation(request(kind, pieces, 0, flags)) {
+            Operation::Read { bufs, .. } | Operation::Write { bufs, .. } => {
+                assert_eq!(bufs.len(), GUEST_REQUEST_BYTES_MAX);
+            }
+            o => panic!("{o:?}"),
+        }
+        // Beyond 4 GiB too, which the used ring could not count.
+        for (pieces, rest) in [(pieces, 512), (SEGMENTS_MAX - 1, 0)] {
+            assert_eq!(status(request(kind, pieces, rest, flags)), Status::IoError, "{pieces} and {rest}");
+        }
     }
 }
 
