@@ -1,8 +1,6 @@
 //! Our clients on the reference peer, the loop that `vhost-user-backend` brings: when a test of our daemon fails and these pass,
 //! the fault is ours.
 
-#![expect(clippy::unwrap_used, reason = "a test: to panic is to fail")]
-
 use std::path::PathBuf;
 use std::time::Duration;
 

@@ -65,7 +65,7 @@ impl DeviceHandle {
     pub fn in_flight(&self) -> usize {
         self.0.tokens.in_flight()
     }
-    /// Start queued operations and deliver ended ones; true if any ended.
+    /// Start queued operations and deliver ended ones; true if any ended, or has yet to be started.
     pub fn poll(&self) -> bool {
         let mut done = std::mem::take(&mut *self.0.reaped.borrow_mut());
         self.0.device.reap(&mut done);
@@ -74,7 +74,7 @@ impl DeviceHandle {
             self.0.tokens.complete(c.token, (c.result, c.bufs));
         }
         *self.0.reaped.borrow_mut() = done;
-        any
+        any || self.0.device.is_behind()
     }
     /// File descriptors to wait on.
     pub fn fds(&self, out: &mut Vec<RawFd>) {

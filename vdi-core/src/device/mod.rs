@@ -107,6 +107,11 @@ pub trait Device {
     fn submit(&self, op: Op, token: Token);
     /// Start what is queued, and collect what has ended since. Never blocks.
     fn reap(&self, out: &mut Vec<Completion>);
+    /// True while something queued could not be started: no descriptor tells when it can, so [`Device::reap`] is to be
+    /// called again.
+    fn is_behind(&self) -> bool {
+        false
+    }
     /// File descriptors that become readable when there is something to reap.
     fn fds(&self, out: &mut Vec<RawFd>);
 }

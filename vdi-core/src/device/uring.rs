@@ -244,6 +244,10 @@ impl Device for UringDevice {
             }
         }
     }
+    /// The kernel did not take them (no memory, or a signal each time), and completes nothing that it did not take.
+    fn is_behind(&self) -> bool {
+        !self.state.borrow_mut().ring.submission().is_empty()
+    }
     /// The ring itself: it polls readable exactly while completions wait, with no counter to drain.
     fn fds(&self, out: &mut Vec<RawFd>) {
         out.push(self.state.borrow().ring.as_raw_fd());

@@ -39,6 +39,7 @@ use crate::units::{BLOCK_BYTES, BLOCK_SIZE, BlockAddr, Geometry, Uuid};
 
 pub use create::{CreateOptions, STORE_BYTES_MIN};
 pub use freed::Freed;
+#[cfg(any(test, feature = "sim"))]
 pub(crate) use reuse::FREED_TWICE;
 pub use space::{Need, SpaceReport};
 

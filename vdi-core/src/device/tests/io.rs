@@ -7,7 +7,7 @@ use smallvec::smallvec;
 
 use super::*;
 use crate::buffer::{AlignedBuf, HostMemory, IoBuf};
-use crate::executor::{LocalFuture, join_all};
+use crate::executor::{LocalFuture, Token, join_all};
 
 fn pattern(seed: u64, len: usize) -> AlignedBuf {
     let mut buf = AlignedBuf::zeroed(len);
@@ -239,4 +239,49 @@ fn urls_that_cannot_be_opened_say_why_and_what_to_do() {
     assert_eq!(e.kind(), ErrorKind::BadRequest);
     let dir = open_err(scratch.0.to_str().unwrap(), &OpenOptions::default());
     assert!(matches!(dir.kind(), ErrorKind::Io(libc::EISDIR) | ErrorKind::BadRequest), "{dir:?}");
+}
+
+/// A device whose kernel takes nothing for the first reaps.
+struct Refusing {
+    device: uring::UringDevice,
+    refusals: std::cell::Cell<u32>,
+}
+
+impl Device for Refusing {
+    fn info(&self) -> &DeviceInfo {
+        self.device.info()
+    }
+    fn submit(&self, op: Op, token: Token) {
+        self.device.submit(op, token);
+    }
+    fn reap(&self, out: &mut Vec<Completion>) {
+        match self.refusals.get() {
+            0 => self.device.reap(out),
+            left => self.refusals.set(left - 1),
+        }
+    }
+    fn is_behind(&self) -> bool {
+        self.device.is_behind()
+    }
+    fn fds(&self, out: &mut Vec<std::os::fd::RawFd>) {
+        self.device.fds(out);
+    }
+}
+
+#[test]
+fn what_the_kernel_did_not_take_is_offered_again_before_anyone_sleeps() {
+    let dir = Scratch::new();
+    let file = file::OpenFile::open(&dir.file("disk", 1 << 20), &with(Method::Uring)).unwrap();
+    // Without io_uring the other back end is used, which waits for nothing.
+    let Ok(device) = uring::UringDevice::new(file) else { return };
+    let device = DeviceHandle::new(Box::new(Refusing { device, refusals: 2.into() }));
+    let (executor, flushed) = (Executor::new(), device.clone());
+    executor.spawn(async move { flushed.flush().await.unwrap() });
+    executor.run_until_stalled();
+    assert_eq!((device.poll(), device.poll()), (true, true), "nothing else would wake the loop");
+    while device.in_flight() > 0 {
+        device.poll();
+        executor.run_until_stalled();
+    }
+    assert!(!device.poll());
 }
