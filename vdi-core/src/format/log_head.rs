@@ -22,7 +22,7 @@
 //! | 164 | 4 | | reserved, zero | |
 //! | 168 | 8 | | recovered incarnation: that of the segment at 112 | a discarded tail that comes back behind a gap |
 //! | 176 | 16 | | reserved, zero | |
-//! | 192 | 32 each | | VDI 16, lease epoch 8, generation 8 of the record that allowed trimming | an older VDI record |
+//! | 192 | 32 each | | VDI 16, lease epoch 8, generation 8 of the record that allowed trimming; 2^62 in both: durable writes of it are lost | an older VDI record |
 //! | then | to 4 KiB | | padding, zero | |
 
 use zerocopy::little_endian::{U32, U64, U128};
