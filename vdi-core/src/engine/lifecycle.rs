@@ -109,7 +109,12 @@ impl Engine {
             .await
             .map_err(|e| e.context(format!("VDI '{}'", entry.name)))?;
         let vdi = Vdi::new(self.0.shared.clone(), &entry.name, entry.slots, record, snapshots);
-        let is_stale = (record.lease_epoch, record.generation) < (least.lease_epoch, least.generation);
+        let found = (record.lease_epoch, record.generation);
+        if found > (least.lease_epoch, least.generation) {
+            // The next trim drops from the log what only this record makes needless.
+            self.0.remembered.borrow_mut().insert(entry.id, found);
+        }
+        let is_stale = found < (least.lease_epoch, least.generation);
         if is_stale && !seeded_bug(Bug::StaleRecordTrusted) {
             let detail = least.complaint(record.generation);
             let why = Error::corrupt("VDI record", format!("VDI '{}'", entry.name), detail);

@@ -98,3 +98,35 @@ fn a_full_log_that_a_restart_need_not_replay_is_trimmed_for_the_first_who_waits(
     a_writer_gets_room_after_such_a_kill();
     assert!(breaks(Bug::FullLogAsksNobody, a_writer_gets_room_after_such_a_kill), "the seeded bug hides");
 }
+
+#[test]
+fn a_record_that_a_start_finds_newer_than_remembered_is_remembered_by_the_trim() {
+    let w = World::formatted();
+    let untrimmed: Rc<RefCell<Option<Media>>> = Rc::default();
+    let (kept, log) = (Rc::clone(&untrimmed), w.log.clone());
+    w.run(|e| async move {
+        e.create("a", DISK).await.unwrap();
+        let vdi = e.open_vdi("a").await.unwrap();
+        write(&vdi, 0, &fill(1, 4096)).await;
+        e.checkpoint().await.unwrap();
+        write(&vdi, 0, &fill(2, 4096)).await;
+        vdi.flush().await.unwrap();
+        *kept.borrow_mut() = Some(log.fork());
+        e.checkpoint().await.unwrap();
+    });
+    // Killed between the record and the trim.
+    let w = World { log: untrimmed.take().unwrap(), ..w };
+    let newest = w.run(|e| async move {
+        let vdi = e.open_vdi("a").await.unwrap();
+        e.checkpoint().await.unwrap();
+        let slot = vdi.slots()[(vdi.record().generation.0 % 2) as usize];
+        e.store().offset_bytes(slot, 1).unwrap()
+    });
+    w.unreadable.set(Some(newest));
+    w.run(|e| async move { assert!(e.open_vdi("a").await.is_err(), "the older one does not count") });
+    w.unreadable.set(None);
+    w.run(|e| async move {
+        let vdi = e.open_vdi("a").await.unwrap();
+        assert_eq!(read(&vdi, 0, 4096).await, bytes_of(&fill(2, 4096)));
+    });
+}
