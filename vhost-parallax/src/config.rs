@@ -45,8 +45,8 @@ pub struct Typed {
     /// Configuration file (TOML): the same names as these options, and [[attach]] tables
     #[arg(long, value_name = "FILE")]
     pub config: Option<PathBuf>,
-    /// Give up a log that is missing, damaged or not the store's, and everything that only it holds: its
-    /// VDIs go back to their last checkpoint. A sound log is used as ever
+    /// Give up a log that is missing, not the store's, or is or was damaged, and everything that only it holds: its
+    /// VDIs go back to their last checkpoint, and those held for the damage are let go. A sound log is used as ever
     #[arg(long)]
     pub discard_log: bool,
     /// For tests: complete requests in an order drawn from this seed

@@ -158,9 +158,12 @@ impl Engine {
     /// worth at a time; and where the oldest of the others lies.
     async fn batches(&self, holder: &Holder) -> Result<(Vec<Vec<Original>>, Option<SegmentSeq>)> {
         let log = &self.0.shared.log;
-        let (oldest, applied) = match holder {
-            Holder::Vdi(v) => (v.oldest_segment(), v.records_through().0),
-            Holder::Stranded(id) => (self.0.stranded.borrow().get(id).map(|s| s.oldest), VdiSeq(0)),
+        // What lies behind a gap was never put back.
+        let (oldest, (applied, through)) = match holder {
+            Holder::Vdi(v) => (v.oldest_segment(), v.records_through()),
+            Holder::Stranded(id) => {
+                (self.0.stranded.borrow().get(id).map(|s| s.oldest), (VdiSeq(0), VdiSeq(u64::MAX)))
+            }
         };
         let Some(oldest) = oldest else { return Ok((Vec::new(), None)) };
         let id = holder.id();
@@ -173,7 +176,7 @@ impl Engine {
         let newer = segments.get(older).map(|s| s.seq());
         for segment in segments {
             for (record, first_block) in log.read_records(&segment).await? {
-                if record.vdi != id || record.seq <= applied {
+                if record.vdi != id || record.seq <= applied || record.seq > through {
                     continue;
                 }
                 let seq = record.seq;

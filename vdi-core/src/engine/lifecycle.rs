@@ -186,6 +186,7 @@ impl Engine {
             self.checkpoint_for(vdi).await?;
         }
         let _round = self.0.round.lock().await;
+        let _turn = vdi.lock_turn().await;
         if let Some(why) = vdi.held() {
             return Err(why.context(format!("VDI '{}' is held", vdi.name())));
         }

@@ -14,7 +14,7 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::executor::TaskLock;
 use crate::format::host::HostLog;
 use crate::format::registry::RegistryEntry;
-use crate::log::{Body, Finding, Log, Record, Scan, Segment};
+use crate::log::{Body, Finding, Log, Record, Scan, Segment, VdiGeneration};
 use crate::sabotage::{Bug, Point, crash_point, seeded_bug};
 use crate::store::{Run, Store};
 use crate::tree::NodeCache;
@@ -100,8 +100,8 @@ impl Engine {
         self.0.named.take();
         self.0.env.executor.spawn(self.clone().checkpoint_for_ever());
     }
-    /// Returns how many records were put back into overlays, and for each VDI the segment of its last one. Each VDI's records are taken
-    /// by their numbers: copies lie further on than what follows them.
+    /// Returns how many records were put back into overlays, and for each VDI the segment of its last one. Each VDI's
+    /// records are taken by their numbers: copies lie further on than what follows them.
     async fn replay(&self, logged: Vec<Logged>) -> (u64, BTreeMap<VdiId, SegmentSeq>) {
         let mut replayed = 0;
         let mut last: BTreeMap<VdiId, SegmentSeq> = BTreeMap::new();
@@ -284,7 +284,7 @@ async fn data_is_there(store: &Store, record: &Record) -> Result<bool> {
 }
 
 /// The log that the store names, scanned; a store without one gets this device as its log. With `discard` also one
-/// whose log is not this, or is damaged where it was durable.
+/// whose log is not this, or is or was damaged where it was durable.
 async fn find_log(env: &Env, store: &Store, device: &DeviceHandle, discard: bool) -> Result<Scan> {
     if let Some(uuid) = store.log().map(|l| l.uuid) {
         let scanned = Log::scan(device, uuid, store.uuid()).await;
@@ -295,7 +295,7 @@ async fn find_log(env: &Env, store: &Store, device: &DeviceHandle, discard: bool
             )
         };
         match scanned {
-            Ok(scan) if scan.findings().is_empty() || !discard => return Ok(scan),
+            Ok(scan) if !discard || !has_lost(&scan) => return Ok(scan),
             Err(e) if !discard || !is_lost(&e) => return Err(named_log_error(uuid, e)),
             _ => {}
         }
@@ -305,6 +305,11 @@ async fn find_log(env: &Env, store: &Store, device: &DeviceHandle, discard: bool
     let log = HostLog { uuid, bytes: device.info().len_bytes, shard: store.slot() };
     store.set_log(Some(log)).await?;
     Log::scan(device, uuid, store.uuid()).await
+}
+
+/// Whether something that was durable is lost, now or since an earlier start.
+fn has_lost(scan: &Scan) -> bool {
+    !scan.findings().is_empty() || scan.generations().iter().any(VdiGeneration::is_lost)
 }
 
 fn named_log_error(uuid: Uuid, e: Error) -> Error {

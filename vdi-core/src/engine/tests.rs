@@ -1,4 +1,6 @@
 mod checkpoint;
+mod doubt;
+mod failing;
 mod held;
 mod shards;
 
@@ -11,7 +13,7 @@ use crate::buffer::{GuestBufs, HostMemory};
 use crate::clock::ManualClock;
 use crate::device::memory::{Media, MemoryDevice};
 use crate::device::{Completion, Device, DeviceHandle, DeviceInfo, Op, OpKind};
-use crate::executor::Token;
+use crate::executor::{LocalFuture, Token, join_all};
 use crate::sabotage::Bug;
 use crate::sabotage::property::breaks;
 use crate::units::{Epoch, SECTOR_BYTES};
@@ -49,6 +51,15 @@ impl World {
             Engine::format(env(&Executor::new()), store, FormatOptions::default()).await.unwrap()
         });
         w
+    }
+    /// Another world that is now as this one is.
+    fn fork(&self) -> World {
+        World {
+            store: self.store.fork(),
+            log: self.log.fork(),
+            log_bytes: self.log_bytes,
+            ..World::default()
+        }
     }
     fn store_device(&self) -> DeviceHandle {
         let memory = MemoryDevice::new("store", STORE_BYTES, self.store.clone());
@@ -437,6 +448,44 @@ fn resize_grows_shrinks_only_with_force_and_shows_zeros_after() {
     });
 }
 
+/// Whatever moment of the resize it meets.
+fn a_write_during_a_shrink_is_cut_off_or_refused() {
+    for steps in 0..40 {
+        World::formatted().run(move |e| async move {
+            e.create("a", 1 << 20).await.unwrap();
+            let a = e.open_vdi("a").await.unwrap();
+            let writing = async {
+                for _ in 0..steps {
+                    e.shared().store.flush().await?;
+                }
+                // Whole blocks, a part of the last block that stays, and what stays.
+                let beyond = [(512, 8192), (131, 512), (0, 4096)];
+                let write = async |(sector, bytes)| a.write(sector, &fill(2, bytes), Ack::WriteBack).await;
+                let outcomes = [write(beyond[0]).await, write(beyond[1]).await, write(beyond[2]).await];
+                assert!(outcomes[2].is_ok());
+                Ok(())
+            };
+            let shrinks = async { e.resize("a", 130 * 512, true).await.map(|_| ()) };
+            let other = async { e.resize("a", 140 * 512, true).await.map(|_| ()) };
+            let all: Vec<LocalFuture<'_, Result<()>>> =
+                vec![Box::pin(shrinks), Box::pin(other), Box::pin(writing)];
+            assert!(join_all(all).await.iter().all(Result::is_ok));
+            e.resize("a", 1 << 20, false).await.unwrap();
+            let mut expected = vec![0; 1 << 20];
+            expected[..4096].copy_from_slice(&bytes_of(&fill(2, 4096)));
+            let found = read(&a, 0, 1 << 20).await;
+            let beyond = 140 * 512;
+            assert!(found[beyond..] == expected[beyond..], "after {steps} steps");
+            assert!(found[..130 * 512] == expected[..130 * 512]);
+        });
+    }
+}
+
+#[test]
+fn what_is_written_during_a_shrink_does_not_come_back() {
+    a_write_during_a_shrink_is_cut_off_or_refused();
+}
+
 #[test]
 fn log_data_evicted_from_memory_is_read_from_the_log() {
     let w = World::formatted();
@@ -647,16 +696,17 @@ fn labels_and_roll_backs_do_not_get_into_each_others_way() {
 /// Those that worlds seldom find.
 #[test]
 fn seeded_bugs_break_the_laws_of_the_engine() {
-    let laws: [(Bug, fn()); 8] = [
-        (Bug::MarkMissesNewest, held::what_a_newer_record_may_name_is_not_collected),
-        (Bug::AttemptsLeak, held::attempts_that_fail_leave_nothing_behind),
+    let laws: [(Bug, fn()); 9] = [
+        (Bug::MarkMissesNewest, doubt::what_a_newer_record_may_name_is_not_collected),
+        (Bug::AttemptsLeak, failing::attempts_that_fail_leave_nothing_behind),
         (Bug::LoggedWhileRolledBack, a_label_given_during_a_roll_back_is_refused_or_kept),
-        (Bug::LossForgotten, held::a_disk_that_lost_flushed_writes_with_the_log_stays_held_over_restarts),
+        (Bug::LossForgotten, doubt::a_disk_that_lost_flushed_writes_with_the_log_stays_held_over_restarts),
         (Bug::SnapshotSizeForgotten, a_snapshot_after_a_resize_is_one_of_its_own_after_a_kill_too),
+        (Bug::ShrinkWaitsForNobody, a_write_during_a_shrink_is_cut_off_or_refused),
         (Bug::LeaksStay, room_promised_to_the_log_is_promised_again_after_a_kill_and_leaks_make_room_for_it),
         (
             Bug::StaleRecordTrusted,
-            held::a_disk_that_may_be_older_than_it_was_shows_its_guest_nothing_but_can_be_looked_at,
+            doubt::a_disk_that_may_be_older_than_it_was_shows_its_guest_nothing_but_can_be_looked_at,
         ),
         (Bug::OpenedOnTheWay, shards::a_list_while_a_disk_changes_shard_does_not_bring_back_what_it_was),
     ];

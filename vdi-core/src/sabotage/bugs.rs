@@ -61,6 +61,8 @@ pub enum Bug {
     SnapshotSizeForgotten,
     /// A smaller disk keeps what was cut off.
     ShrinkKeepsData,
+    /// A disk is made smaller under writes to what is cut off.
+    ShrinkWaitsForNobody,
     /// Of the two slots of a VDI record the older counts.
     OldSlotWins,
     /// A new VDI is registered before its record is flushed.
@@ -117,7 +119,7 @@ pub enum Bug {
 
 impl Bug {
     /// Every bug.
-    pub const ALL: [Bug; 55] = [
+    pub const ALL: [Bug; 56] = [
         Bug::SkipFlushBeforeRecord,
         Bug::SkipFlushAfterRecord,
         Bug::SkipHostRecord,
@@ -147,6 +149,7 @@ impl Bug {
         Bug::SnapshotOfTheEnd,
         Bug::SnapshotSizeForgotten,
         Bug::ShrinkKeepsData,
+        Bug::ShrinkWaitsForNobody,
         Bug::OldSlotWins,
         Bug::RegistryBeforeRecord,
         Bug::ReplaysApplied,
@@ -254,6 +257,9 @@ impl Bug {
                 "A snapshot after a resize is taken for a second name of the last one.",
             ),
             Bug::ShrinkKeepsData => ("shrink-keeps-data", "A smaller disk keeps what was cut off."),
+            Bug::ShrinkWaitsForNobody => {
+                ("shrink-waits-for-nobody", "A disk is made smaller under writes to what is cut off.")
+            }
             Bug::OldSlotWins => ("old-slot-wins", "Of the two slots of a VDI record the older counts."),
             Bug::RegistryBeforeRecord => {
                 ("registry-before-record", "A new VDI is registered before its record is flushed.")

@@ -22,6 +22,7 @@ pub mod overlay;
 pub mod placing;
 mod read;
 pub mod recover;
+mod requests;
 mod resize;
 mod room;
 mod snapshot;
@@ -42,6 +43,7 @@ use crate::store::{Need, Run, Store};
 use crate::tree::snapshots::SnapshotLog;
 use crate::tree::{NodeCache, Root};
 use crate::units::{BLOCK_BYTES, BlockAddr, Epoch, SECTOR_BYTES, SegmentSeq, VdiId, VdiSeq};
+use requests::Requests;
 
 use block_lock::BlockLocks;
 use content::Staging;
@@ -170,9 +172,9 @@ struct Inner {
     oldest: RefCell<Vec<(u64, SegmentSeq)>>,
     /// Guest requests whose records were in the log at the start.
     logged: RefCell<origin::Logged>,
-    /// Requests being executed.
-    active: Cell<usize>,
-    idle: Signal,
+    /// Held over a whole resize or roll-back: what one cuts off another must not bring back.
+    reshaping: TaskLock,
+    requests: Requests,
 }
 
 impl Vdi {
@@ -215,8 +217,8 @@ impl Vdi {
             leaves: RefCell::default(),
             oldest: RefCell::default(),
             logged: RefCell::default(),
-            active: Cell::new(0),
-            idle: Signal::default(),
+            reshaping: TaskLock::default(),
+            requests: Requests::default(),
         }))
     }
     /// Its identity.
@@ -307,34 +309,6 @@ impl Vdi {
                 ),
                 "stay within the disk, in whole sectors of 512 bytes",
             )),
-        }
-    }
-    fn enter(&self) -> Active {
-        self.0.active.set(self.0.active.get() + 1);
-        Active(self.clone())
-    }
-    /// Wait until no request is being executed.
-    pub async fn quiesce(&self) {
-        while self.0.active.get() > 0 {
-            self.0.idle.wait().await;
-        }
-    }
-    /// Requests being executed.
-    #[must_use]
-    pub fn active(&self) -> usize {
-        self.0.active.get()
-    }
-}
-
-/// A request being executed.
-struct Active(Vdi);
-
-impl Drop for Active {
-    fn drop(&mut self) {
-        let inner = &self.0.0;
-        inner.active.set(inner.active.get() - 1);
-        if inner.active.get() == 0 {
-            inner.idle.notify();
         }
     }
 }

@@ -1,6 +1,6 @@
 //! Changing the record outside a checkpoint: size, and the tree a roll-back returns to.
 
-use super::{Ack, Vdi, root_of};
+use super::{Ack, Parts, Vdi, root_of};
 use crate::error::{Error, ErrorKind, Result};
 use crate::executor::TaskGuard;
 use crate::format::vdi_record::VdiRecord;
@@ -18,6 +18,8 @@ impl Vdi {
     /// Grow, or shrink with `force`, to `size_bytes`.
     pub async fn resize(&self, size_bytes: u64, force: bool) -> Result<()> {
         check_size(size_bytes)?;
+        let _alone = self.0.reshaping.lock().await;
+        let shown = SizeShown(self);
         let old = self.size_bytes();
         if size_bytes < old && !seeded_bug(Bug::ShrinkKeepsData) {
             self.cut_off(size_bytes, old, force).await?;
@@ -34,7 +36,7 @@ impl Vdi {
         }
         record.size_bytes = size_bytes;
         self.swing(record).await?;
-        self.0.size_bytes.set(size_bytes);
+        drop(shown);
         self.0.changed.set(true);
         Ok(())
     }
@@ -47,17 +49,19 @@ impl Vdi {
                 "shrink the file system first, then use --force",
             ));
         }
-        self.write_zeroes(
-            size_bytes / SECTOR_BYTES,
-            (old - size_bytes) / SECTOR_BYTES,
-            true,
-            Ack::WriteThrough,
-        )
-        .await
+        self.check_writable()?;
+        // A write that was let in before would come back when the disk grows.
+        if !seeded_bug(Bug::ShrinkWaitsForNobody) {
+            self.0.size_bytes.set(size_bytes);
+            self.wait_for_earlier_requests().await;
+        }
+        let _active = self.enter();
+        self.zero_range(size_bytes..old, &Parts::default(), Ack::WriteThrough).await
     }
     /// Return to a snapshot's tree, size and depth. The present state was snapshotted and everything is
     /// checkpointed; nobody writes.
     pub async fn roll_back_to(&self, to: &Snapshot) -> Result<()> {
+        let _alone = self.0.reshaping.lock().await;
         let _turn = self.lock_turn().await;
         self.check_writable()?;
         // What is logged from here on would be of an epoch that is over.
@@ -135,6 +139,15 @@ impl Vdi {
         self.0.events.borrow_mut().clear();
         self.0.oldest.borrow_mut().clear();
         self.0.shared.store.unreserve(self.0.reserved.take());
+    }
+}
+
+/// While it lives the disk may show another size than its record has.
+struct SizeShown<'a>(&'a Vdi);
+
+impl Drop for SizeShown<'_> {
+    fn drop(&mut self) {
+        self.0.0.size_bytes.set(self.0.0.record.get().size_bytes);
     }
 }
 

@@ -56,6 +56,7 @@ impl Vdi {
             return Ok(SnapshotInfo { label: label.map(str::to_owned).or(last.label.clone()), ..last });
         }
         while self.open_snapshots() >= OPEN_EPOCHS_MAX {
+            self.check_writable()?;
             self.wait_for_checkpoint().await;
         }
         let wall_ns = self.0.shared.clock.wall_ns();

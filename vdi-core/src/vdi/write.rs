@@ -69,7 +69,11 @@ impl Vdi {
             return Ok(());
         }
         let _active = self.enter();
-        let end = start + bytes;
+        self.zero_range(start..start + bytes, parts, ack).await
+    }
+    /// Make a range of bytes, in whole sectors, read as zeros; it may lie beyond the end.
+    pub(super) async fn zero_range(&self, bytes: Range<u64>, parts: &Parts, ack: Ack) -> Result<()> {
+        let Range { start, end } = bytes;
         let whole = start.div_ceil(BLOCK_BYTES) * BLOCK_BYTES..end / BLOCK_BYTES * BLOCK_BYTES;
         let has_whole = whole.start < whole.end;
         let edges = if has_whole { [start..whole.start, whole.end..end] } else { split_at_block(start, end) };

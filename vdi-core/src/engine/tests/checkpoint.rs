@@ -56,11 +56,17 @@ fn while_most_of_the_store_is_free_data_go_into_whole_regions_and_not_into_holes
     });
 }
 
+/// Where what `media` holds is kept, and what keeps it.
+fn set_aside(media: &Media) -> (Rc<RefCell<Option<Media>>>, impl Fn() + 'static) {
+    let (kept, media) = (Rc::default(), media.clone());
+    let slot = Rc::clone(&kept);
+    (kept, move || *slot.borrow_mut() = Some(media.fork()))
+}
+
 /// Killed with a full log after the records were flushed, and before the trim.
 fn a_writer_gets_room_after_such_a_kill() {
     let w = World::formatted();
-    let untrimmed: Rc<RefCell<Option<Media>>> = Rc::default();
-    let (kept, log) = (Rc::clone(&untrimmed), w.log.clone());
+    let (untrimmed, keep_log) = set_aside(&w.log);
     w.run(|e| async move {
         e.create("a", DISK).await.unwrap();
         let vdi = e.open_vdi("a").await.unwrap();
@@ -79,7 +85,7 @@ fn a_writer_gets_room_after_such_a_kill() {
             before = written.get();
             e.0.env.executor.sleep(1_000_000).await;
         }
-        *kept.borrow_mut() = Some(log.fork());
+        keep_log();
         let ended = e.shared().pressure.ended.wait();
         drop(turn);
         ended.await;
@@ -102,8 +108,7 @@ fn a_full_log_that_a_restart_need_not_replay_is_trimmed_for_the_first_who_waits(
 #[test]
 fn a_record_that_a_start_finds_newer_than_remembered_is_remembered_by_the_trim() {
     let w = World::formatted();
-    let untrimmed: Rc<RefCell<Option<Media>>> = Rc::default();
-    let (kept, log) = (Rc::clone(&untrimmed), w.log.clone());
+    let (untrimmed, keep_log) = set_aside(&w.log);
     w.run(|e| async move {
         e.create("a", DISK).await.unwrap();
         let vdi = e.open_vdi("a").await.unwrap();
@@ -111,7 +116,7 @@ fn a_record_that_a_start_finds_newer_than_remembered_is_remembered_by_the_trim()
         e.checkpoint().await.unwrap();
         write(&vdi, 0, &fill(2, 4096)).await;
         vdi.flush().await.unwrap();
-        *kept.borrow_mut() = Some(log.fork());
+        keep_log();
         e.checkpoint().await.unwrap();
     });
     // Killed between the record and the trim.

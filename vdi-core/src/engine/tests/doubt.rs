@@ -1,0 +1,235 @@
+//! What is damaged leaves open which state is the newest, or who owns a block: nothing is shown or freed on a guess.
+
+use super::held::{LOG, busy, clean, damage, two_disks};
+use super::*;
+use crate::units::{BLOCK_SIZE, ExtentNumber};
+
+#[test]
+fn a_disk_whose_newest_record_cannot_be_read_now_is_not_taken_for_what_it_was() {
+    let (w, _) = two_disks();
+    let newest = w.run(|e| async move {
+        let bad = e.open_vdi("bad").await.unwrap();
+        write(&bad, 0, &fill(7, 4096)).await;
+        e.checkpoint().await.unwrap();
+        let newest = (bad.record().generation.0 % 2) as usize;
+        e.store().offset_bytes(bad.slots()[newest], 1).unwrap()
+    });
+    w.unreadable.set(Some(newest));
+    let unreadable = Rc::clone(&w.unreadable);
+    w.run(move |e| async move {
+        assert_eq!(e.open_vdi("bad").await.err().unwrap().kind(), ErrorKind::Io(libc::EIO));
+        unreadable.set(None);
+        let bad = e.open_vdi("bad").await.unwrap();
+        assert_eq!(read(&bad, 0, 4096).await, bytes_of(&fill(7, 4096)));
+        write(&bad, 0, &fill(8, 4096)).await;
+        // The older one is no loss.
+        unreadable.set(Some(newest));
+        e.checkpoint().await.unwrap();
+    });
+    w.run(|e| async move {
+        assert_eq!(read(&e.open_vdi("bad").await.unwrap(), 0, 4096).await, bytes_of(&fill(8, 4096)));
+    });
+}
+
+#[test]
+pub(super) fn a_disk_that_may_be_older_than_it_was_shows_its_guest_nothing_but_can_be_looked_at() {
+    let (w, _) = two_disks();
+    let newest = w.run(|e| async move {
+        let bad = e.open_vdi("bad").await.unwrap();
+        write(&bad, 0, &fill(9, 4096)).await;
+        e.checkpoint().await.unwrap();
+        let slot = bad.slots()[(bad.record().generation.0 % 2) as usize];
+        e.store().offset_bytes(slot, 1).unwrap()
+    });
+    damage(&w.store, newest);
+    w.run(|e| async move {
+        let bad = e.open_vdi("bad").await.unwrap();
+        assert!(bad.held().is_some() && !bad.is_stuck());
+        let bufs: GuestBufs = HostMemory::slice(4096).into();
+        let refused = bad.read(0, &bufs).await.unwrap_err();
+        assert!(refused.message().contains("older") && refused.hint().contains("--read-only"), "{refused:?}");
+        bad.salvage(0, &bufs).await.unwrap();
+        let good = e.open_vdi("good").await.unwrap();
+        good.read(0, &bufs).await.unwrap();
+    });
+}
+
+pub(super) fn what_a_newer_record_may_name_is_not_collected() {
+    let (w, _) = two_disks();
+    let newest = w.run(|e| async move {
+        let bad = e.open_vdi("bad").await.unwrap();
+        write(&bad, 0, &fill(9, 1 << 20)).await;
+        e.checkpoint().await.unwrap();
+        let slot = bad.slots()[(bad.record().generation.0 % 2) as usize];
+        e.store().offset_bytes(slot, 1).unwrap()
+    });
+    let was = damage(&w.store, newest);
+    w.run(|e| async move {
+        assert!(e.show("bad").await.unwrap().held.is_some());
+        let _ = e.collect(false).await;
+        busy(&e, 1, 3 * LOG).await;
+        e.checkpoint().await.unwrap();
+    });
+    // It was misread.
+    w.store.write(newest, &was);
+    clean(&w);
+    w.run(|e| async move {
+        let bad = e.open_vdi("bad").await.unwrap();
+        assert_eq!(read(&bad, 0, 1 << 20).await, bytes_of(&fill(9, 1 << 20)));
+        e.collect(false).await.unwrap();
+    });
+}
+
+#[test]
+fn nothing_is_collected_while_a_disk_may_have_a_newer_record() {
+    what_a_newer_record_may_name_is_not_collected();
+}
+
+/// Of three writes that were flushed the first, the second or the last is damaged in the log.
+pub(super) fn a_disk_that_lost_flushed_writes_with_the_log_stays_held_over_restarts() {
+    let (whole, _) = two_disks();
+    let heads: Vec<u64> = whole.run(|e| async move {
+        let bad = e.open_vdi("bad").await.unwrap();
+        let mut heads = Vec::new();
+        for i in 0..3 {
+            write(&bad, i * 8, &fill(5, 4096)).await;
+            bad.flush().await.unwrap();
+            let log = &e.shared().log;
+            heads.extend(log.segments_from(log.newest()).0[0].block_offset(0).map(|data| data - 4096));
+        }
+        heads
+    });
+    // A later segment shows that the last was durable.
+    whole.run(|e| async move {
+        let good = e.open_vdi("good").await.unwrap();
+        write(&good, 0, &fill(6, 4096)).await;
+        good.flush().await.unwrap();
+    });
+    assert_eq!(heads.len(), 3);
+    for head in heads {
+        let w = whole.fork();
+        damage(&w.log, head);
+        for _ in 0..3 {
+            w.run(|e| async move {
+                assert!(e.show("bad").await.unwrap().held.is_some());
+                let bad = e.open_vdi("bad").await.unwrap();
+                let bufs: GuestBufs = HostMemory::slice(4096).into();
+                bad.read(16, &bufs).await.unwrap_err();
+                // Its neighbours go on, and the log is trimmed.
+                busy(&e, 7, 3 * LOG).await;
+                e.close().await.unwrap();
+            });
+        }
+        accept_the_loss(&w.fork());
+        w.run(|e| async move {
+            e.delete("bad", true).await.unwrap();
+            e.create("bad", DISK).await.unwrap();
+            write(&e.open_vdi("bad").await.unwrap(), 0, &fill(5, 4096)).await;
+            e.close().await.unwrap();
+        });
+        w.run(|e| async move { assert_eq!(e.show("bad").await.unwrap().held, None) });
+    }
+}
+
+/// After a stop in good order only the disk that lost something goes back.
+fn accept_the_loss(w: &World) {
+    let discard = EngineOptions { discard_log: true, ..EngineOptions::default() };
+    for options in [discard, EngineOptions::default()] {
+        w.run_with(options, |e| async move {
+            assert_eq!(e.show("bad").await.unwrap().held, None);
+            let (bad, good) = (e.open_vdi("bad").await.unwrap(), e.open_vdi("good").await.unwrap());
+            assert_eq!(read(&good, 0, 4096).await, bytes_of(&fill(7, 4096)));
+            assert_eq!(
+                read(&bad, 0, 24 << 9).await,
+                bytes_of(&fill(1, 24 << 9)),
+                "as at its last checkpoint"
+            );
+        });
+    }
+}
+
+#[test]
+fn a_disk_that_lost_flushed_writes_with_the_log_is_held_until_it_is_deleted() {
+    a_disk_that_lost_flushed_writes_with_the_log_stays_held_over_restarts();
+}
+
+#[test]
+fn a_damaged_copy_of_the_host_record_leaks_nothing_unless_a_disk_relies_on_it() {
+    let (w, _) = two_disks();
+    let (copies, free) = w.run(|e| async move {
+        let start = u64::from(e.store().superblock().hosts_start);
+        let good = e.open_vdi("good").await.unwrap();
+        write(&good, 0, &fill(5, 8192)).await;
+        e.checkpoint().await.unwrap();
+        ([start, start + 1].map(|block| block * crate::units::BLOCK_BYTES), e.status().space.free_bytes)
+    });
+    let mut outcomes = Vec::new();
+    for copy in copies {
+        let damaged = w.fork();
+        damage(&damaged.store, copy);
+        let freed = damaged.run(move |e| async move {
+            assert_eq!(e.status().warnings.len(), 1);
+            let good = e.open_vdi("good").await.unwrap();
+            assert_eq!(read(&good, 0, 8192).await, bytes_of(&fill(5, 8192)));
+            let freed = e.status().space.free_bytes == free;
+            busy(&e, 3, LOG).await;
+            e.checkpoint().await.unwrap();
+            freed
+        });
+        clean(&damaged);
+        outcomes.push(freed);
+    }
+    // One copy is the record that the disk's own relies on, the other an older one that nobody needs.
+    outcomes.sort_unstable();
+    assert_eq!(outcomes, [false, true]);
+}
+
+/// Where the bitmaps of `w` are: offset and bytes, by extent.
+fn bitmaps(w: &World) -> Vec<(u64, usize)> {
+    w.run(|e| async move {
+        let g = e.store().geometry();
+        let blocks = crate::format::extent::overhead_blocks(g) as usize - 1;
+        let start = |n| e.store().offset_bytes(g.addr(ExtentNumber(n), 1), 1).ok();
+        let extents = 0..e.store().superblock().extents;
+        extents.filter_map(start).map(|offset| (offset, blocks * BLOCK_SIZE)).collect()
+    })
+}
+
+#[test]
+fn where_a_bitmap_was_lost_and_two_disks_have_a_block_the_one_that_frees_it_last_is_held() {
+    let (w, _) = two_disks();
+    // A start gives back what was claimed and not used.
+    w.run(|_| async {});
+    let before = w.store.fork();
+    w.run(|e| async move {
+        e.create("other", DISK).await.unwrap();
+        busy(&e, 1, 1 << 20).await;
+        e.checkpoint().await.unwrap();
+    });
+    let mut freed_twice = 0;
+    for (offset, bytes) in bitmaps(&w) {
+        let w =
+            World { store: w.store.fork(), log: w.log.fork(), log_bytes: w.log_bytes, ..World::default() };
+        let mut was = vec![0; bytes];
+        before.read(offset, &mut was);
+        w.store.write(offset, &was);
+        freed_twice += w.run(|e| async move {
+            // It gets what 'good' has, and either may end in an error.
+            let (other, good) = (e.open_vdi("other").await.unwrap(), e.open_vdi("good").await.unwrap());
+            for round in 0..4 {
+                for disk in [&other, &good] {
+                    let _ = disk.write(0, &fill(round, 1 << 20), Ack::WriteBack).await;
+                }
+                let _ = e.checkpoint().await;
+            }
+            let held = e.status().held;
+            let bad = e.open_vdi("bad").await.unwrap();
+            write(&bad, 0, &fill(3, 64 << 10)).await;
+            let _ = e.checkpoint().await;
+            assert!(bad.oldest_segment().is_none(), "its checkpoint succeeds");
+            assert_eq!(read(&bad, 0, 64 << 10).await, bytes_of(&fill(3, 64 << 10)));
+            held.iter().filter(|(_, why)| why.contains(crate::store::FREED_TWICE)).count()
+        });
+    }
+    assert!(freed_twice > 0, "the data extent's bitmap");
+}
