@@ -1,5 +1,6 @@
 //! `make seeded-bugs [BUG=name] [WORLDS=…] [SEED=…]`: runs random worlds, and then the exhaustive slice, with each deliberate
-//! bug until a promise is broken, and prints a table of how much that took. Ends with 1 when a bug was found by neither.
+//! bug until a promise is broken, and prints a table of how much that took. Ends with 1 when a bug was found by neither and is none of those that a
+//! test of the engine finds, with every run of the tests.
 //!
 //! Each search runs in a process of its own: some bugs break the engine so badly that a panic meets another.
 
@@ -15,15 +16,20 @@ use vdi_core::sim::{Series, run_series};
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
+/// Names the bug to search for in worlds, in the environment of a process that does only that.
+const WORLDS: &str = "WORLDS_WITH";
+/// The same in sequences.
+const SEQUENCES: &str = "SEQUENCES_WITH";
+
 fn main() -> ExitCode {
-    match (bug("WORLDS_WITH"), bug("SEQUENCES_WITH")) {
+    match (bug(WORLDS), bug(SEQUENCES)) {
         (Some(bug), _) => worlds(bug),
         (_, Some(bug)) => sequences(bug),
         _ => all(),
     }
 }
 
-/// Says on stdout in which world the bug was found, and how.
+/// Says on stdout in which world the bug was found, after how many crash-and-recover cycles of worlds before, and how.
 fn worlds(bug: Bug) -> ExitCode {
     let series = Series {
         seed: number("SEED", 1),
@@ -36,7 +42,8 @@ fn worlds(bug: Bug) -> ExitCode {
     };
     let progress = run_series(series, |_| {});
     let Some(failure) = progress.failures.first() else { return ExitCode::from(1) };
-    println!("{}\t{}", failure.seed, failure.what.replace('\n', " "));
+    let place = format!("{} | {}", failure.seed, progress.report.cycles);
+    println!("{place}\t{}", failure.what.replace('\n', " "));
     ExitCode::SUCCESS
 }
 
@@ -52,15 +59,19 @@ fn sequences(bug: Bug) -> ExitCode {
 fn all() -> ExitCode {
     let only = bug("BUG");
     println!(
-        "| bug | what it does | found in world | by | found in sequence | by |\n|---|---|---|---|---|---|"
+        "| bug | what it does | found in world | cycles before | by | found in sequence | by | found by the test |\n\
+         |---|---|---|---|---|---|---|---|"
     );
     let mut missed = 0;
     for bug in Bug::ALL.into_iter().filter(|b| only.is_none_or(|o| o == *b)) {
         let (name, effect) = bug.name_and_effect();
-        let (world, sequence) = (search("WORLDS_WITH", name), search("SEQUENCES_WITH", name));
-        missed += u64::from(world.is_none() && sequence.is_none());
-        let row = |found: Option<String>| found.unwrap_or_else(|| "not found | -".to_owned());
-        println!("| `{name}` | {effect} | {} | {} |", row(world), row(sequence));
+        let (world, sequence) = (search(WORLDS, name), search(SEQUENCES, name));
+        let test = bug.test();
+        missed += u64::from(world.is_none() && sequence.is_none() && test.is_none());
+        let world = world.unwrap_or_else(|| "not found | - | -".to_owned());
+        let sequence = sequence.unwrap_or_else(|| "not found | -".to_owned());
+        let test = test.map_or(String::new(), |test| format!("`{test}`"));
+        println!("| `{name}` | {effect} | {world} | {sequence} | {test} |");
     }
     ExitCode::from(u8::from(missed > 0))
 }
@@ -79,7 +90,9 @@ fn search(how: &str, name: &str) -> Option<String> {
             let place = place.and_then(|(_, rest)| rest.split([':', ',']).next()).unwrap_or("?");
             let panic =
                 err.lines().find(|l| !l.contains("panicked at") && !l.starts_with("in ")).unwrap_or("?");
-            Some(format!("{place} | {}", by(&format!("panic: {panic}"))))
+            // It did not live to say how many cycles.
+            let cycles = if how == WORLDS { " | ?" } else { "" };
+            Some(format!("{place}{cycles} | {}", by(&format!("panic: {panic}"))))
         }
     }
 }

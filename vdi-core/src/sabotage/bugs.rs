@@ -177,6 +177,34 @@ impl Bug {
         Bug::StaleRecordTrusted,
         Bug::DataUnchecked,
     ];
+    /// The test of the engine that finds it, if there is one: what worlds and short sequences seldom meet needs it.
+    #[must_use]
+    pub fn test(self) -> Option<&'static str> {
+        let test = match self {
+            Bug::SkipBitmaps | Bug::FailedClaimLost | Bug::ReuseBeforeTrim | Bug::ReuseUnderReader => {
+                "seeded_bugs_of_the_allocator_are_found"
+            }
+            Bug::DropOverlayVersion | Bug::ForgetNewerVersion => "seeded_bugs_of_the_overlay_are_found",
+            Bug::SpaceBeforeHead => "space_is_not_written_again_before_a_durable_head_calls_it_free",
+            Bug::FullLogAsksNobody => {
+                "a_full_log_that_a_restart_need_not_replay_is_trimmed_for_the_first_who_waits"
+            }
+            Bug::ForeignReusedAtOnce => {
+                "blocks_that_another_shard_freed_wait_for_the_trim_of_their_owners_log"
+            }
+            Bug::MarkMissesNewest
+            | Bug::AttemptsLeak
+            | Bug::LoggedWhileRolledBack
+            | Bug::LossForgotten
+            | Bug::SnapshotSizeForgotten
+            | Bug::ShrinkWaitsForNobody
+            | Bug::LeaksStay
+            | Bug::StaleRecordTrusted
+            | Bug::OpenedOnTheWay => "seeded_bugs_break_the_laws_of_the_engine",
+            _ => return None,
+        };
+        Some(test)
+    }
     /// Its name in reports and on the command line, and what it does.
     #[must_use]
     pub fn name_and_effect(self) -> (&'static str, &'static str) {
