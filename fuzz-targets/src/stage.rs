@@ -52,6 +52,7 @@ impl Stage {
             executor: self.executor.clone(),
             clock: Rc::new(self.clock.clone()),
             entropy: Rc::new(move || entropy.borrow_mut().bits()),
+            staging: vdi_core::log::StagingMemory::default(),
         }
     }
     /// Open the engine on the two devices.

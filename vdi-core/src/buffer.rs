@@ -13,6 +13,7 @@ use std::ops::{Deref, DerefMut, Range};
 use std::ptr::NonNull;
 use std::rc::Rc;
 use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
 
 use smallvec::SmallVec;
 
@@ -140,6 +141,16 @@ impl GuestSlice {
         assert_eq!(src.len(), self.len);
         // SAFETY: as in copy_to, the other way round.
         unsafe { std::ptr::copy_nonoverlapping(src.as_ptr(), self.ptr.as_ptr(), self.len) }
+    }
+    /// The aligned word at byte `at`, which others may read or write at any time. Panics when out of range.
+    #[must_use]
+    pub fn word(&self, at: usize) -> &AtomicU64 {
+        assert!(at.is_multiple_of(8) && at + 8 <= self.len, "word at {at} of {}", self.len);
+        // SAFETY: in range and mapped while `self` lives; checked to be aligned; atomics may be shared with anyone.
+        let word = unsafe { self.ptr.add(at).cast::<u64>() };
+        assert!(word.as_ptr().is_aligned());
+        // SAFETY: as above.
+        unsafe { AtomicU64::from_ptr(word.as_ptr()) }
     }
     /// Overwrite the whole slice with zeros.
     pub fn fill_zero(&self) {

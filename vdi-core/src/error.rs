@@ -32,6 +32,8 @@ pub enum ErrorKind {
     WrongStore,
     /// The log is not there, or is not the one the store names.
     LogMissing,
+    /// Acknowledged writes may be in a staging memory that is not there.
+    StagingMissing,
     /// An earlier failure made further progress unsafe; a restart recovers.
     Poisoned,
 }

@@ -109,7 +109,7 @@ fn open(executor: &Executor, peers: vdi_core::engine::Peers) -> Engine {
     let stage = two_disks().stage(1);
     let clock: Rc<dyn Clock> = Rc::new(SystemClock);
     executor.advance_to(clock.now_ns());
-    let env = Env { executor: executor.clone(), clock, entropy: stage.env().entropy };
+    let env = Env { executor: executor.clone(), clock, ..stage.env() };
     let (store, log) = (stage.store.clone(), stage.log.clone());
     let (s, l) = (store.clone(), log.clone());
     let opened =

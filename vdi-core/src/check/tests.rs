@@ -20,7 +20,7 @@ use crate::format::host::HostLog;
 use crate::format::log_head::{SLOT_BYTES, SLOTS, slot_offset_bytes};
 use crate::format::superblock::COPIES;
 use crate::format::vdi_record::{self, VdiRecord};
-use crate::log::{Body, Log, Origin, Record, VdiGeneration};
+use crate::log::{Body, Log, Origin, Record, StagingMemory, VdiGeneration};
 use crate::store::{CreateOptions, ExtentKind, Store};
 use crate::tree::snapshots::{Snapshot, SnapshotLog, SnapshotRecord};
 use crate::tree::{Change, NodeCache, Root, To, apply};
@@ -283,7 +283,12 @@ fn build() -> (World, Vec<Place>) {
                 assert!(!disk.name.is_empty());
             }
             b.extent_places(&addrs).await;
-            let log = Log::scan(&log, LOG_ID, STORE_ID).await.unwrap().start(&ex).await.unwrap();
+            let log = Log::scan(&log, LOG_ID, STORE_ID)
+                .await
+                .unwrap()
+                .start(&ex, &StagingMemory::default())
+                .await
+                .unwrap();
             *running.borrow_mut() = Some(log.clone());
             let newest = [&web, &clone].map(|d| VdiGeneration {
                 vdi: d.record.id,
@@ -420,7 +425,12 @@ fn blocks_that_a_live_log_record_names_are_claimed_not_leaked() {
             let run = store.allocate(ExtentKind::Data, 4).await.unwrap();
             store.write_host_record().await.unwrap();
             store.flush().await.unwrap();
-            let log = Log::scan(&log, LOG_ID, STORE_ID).await.unwrap().start(&ex).await.unwrap();
+            let log = Log::scan(&log, LOG_ID, STORE_ID)
+                .await
+                .unwrap()
+                .start(&ex, &StagingMemory::default())
+                .await
+                .unwrap();
             *running.borrow_mut() = Some(log.clone());
             let body = Body::WriteOut {
                 at: VirtualBlock(0),

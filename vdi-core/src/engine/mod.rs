@@ -27,6 +27,7 @@ use std::rc::Rc;
 use crate::clock::Clock;
 use crate::error::{Error, ErrorKind, Result};
 use crate::executor::{Executor, TaskLock};
+use crate::log::StagingMemory;
 use crate::store::{Run, Store};
 use crate::units::{Generation, Uuid, VdiId};
 use crate::vdi::{Shared, Vdi};
@@ -48,6 +49,8 @@ pub struct Env {
     pub clock: Rc<dyn Clock>,
     /// Random bits for identities.
     pub entropy: Rc<dyn Fn() -> u64>,
+    /// Memory that outlives the daemon, if there is any; the shard's own.
+    pub staging: StagingMemory,
 }
 
 impl Env {
@@ -176,7 +179,8 @@ impl Engine {
     pub async fn close(&self) -> Result<()> {
         self.0.closing.set(true);
         self.0.shared.pressure.request();
-        self.checkpoint_round_of_all().await
+        self.checkpoint_round_of_all().await?;
+        self.0.shared.log.leave_staging().await
     }
 }
 

@@ -59,7 +59,7 @@ impl Engine {
         let found = scan.segments().len() as u64;
         let remembered = scan.generations().iter().map(|g| (g.vdi, (g.lease_epoch, g.generation))).collect();
         let findings = scan.findings().to_vec();
-        let log = scan.start(&env.executor).await?;
+        let log = scan.start(&env.executor, &env.staging).await?;
         let shared = shared_by_vdis(&env, store, log, &options);
         let engine = Engine(Rc::new(Inner {
             env: env.clone(),
@@ -287,7 +287,10 @@ async fn data_is_there(store: &Store, record: &Record) -> Result<bool> {
 /// whose log is not this, or is or was damaged where it was durable.
 async fn find_log(env: &Env, store: &Store, device: &DeviceHandle, discard: bool) -> Result<Scan> {
     if let Some(uuid) = store.log().map(|l| l.uuid) {
-        let scanned = Log::scan(device, uuid, store.uuid()).await;
+        let scanned = match Log::scan(device, uuid, store.uuid()).await {
+            Ok(scan) => scan.adopt(&env.staging, discard).await,
+            lost => lost,
+        };
         let is_lost = |e: &Error| {
             matches!(
                 e.kind(),

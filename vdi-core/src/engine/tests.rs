@@ -173,7 +173,12 @@ fn env(executor: &Executor) -> Env {
         state.set(state.get().wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1));
         state.get()
     });
-    Env { executor: executor.clone(), clock: Rc::new(ManualClock::default()), entropy }
+    Env {
+        executor: executor.clone(),
+        clock: Rc::new(ManualClock::default()),
+        entropy,
+        staging: StagingMemory::default(),
+    }
 }
 
 fn drive<T: 'static>(

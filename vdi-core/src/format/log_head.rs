@@ -21,7 +21,7 @@
 //! | 160 | 4 | | VDIs remembered | |
 //! | 164 | 4 | | reserved, zero | |
 //! | 168 | 8 | | recovered incarnation: that of the segment at 112 | a discarded tail that comes back behind a gap |
-//! | 176 | 16 | | reserved, zero | |
+//! | 176 | 16 | | staged in: the boot whose staging memory may hold what the ring does not; zero: none does | acknowledged writes that are not looked for |
 //! | 192 | 32 each | | VDI 16, lease epoch 8, generation 8 of the record that allowed trimming; 2^62 in both: durable writes of it are lost | an older VDI record |
 //! | then | to 4 KiB | | padding, zero | |
 
@@ -62,7 +62,7 @@ struct DiskHead {
     vdis: U32,
     reserved_a: U32,
     recovered_incarnation: U64,
-    reserved_b: [u8; 16],
+    staged_in: U128,
 }
 
 #[derive(Clone, Copy, FromBytes, IntoBytes, KnownLayout, Immutable, Unaligned)]
@@ -147,6 +147,8 @@ pub struct LogHead {
     pub tail_previous_crc: u32,
     /// Highest segment known flushed when the head was written.
     pub durable_through: SegmentSeq,
+    /// The boot of the host whose staging memory may hold what the ring does not; zero when none does.
+    pub staged_in: Uuid,
     /// Sorted by VDI, each once.
     pub vdis: Vec<VdiGeneration>,
 }
@@ -179,6 +181,7 @@ pub fn encode(head: &LogHead, slot: u64) -> AlignedBuf {
     disk.tail_previous_crc = U32::new(head.tail_previous_crc);
     disk.version = U32::new(VERSION);
     disk.durable_through = U64::new(head.durable_through.0);
+    disk.staged_in = U128::new(head.staged_in.0);
     disk.vdis = U32::new(u32::try_from(head.vdis.len()).expect("bounded above"));
     for (bytes, v) in rest.chunks_exact_mut(VDI_BYTES).zip(&head.vdis) {
         let entry = DiskVdi {
@@ -240,9 +243,10 @@ pub fn verify_slot(bytes: &[u8], log: Uuid, slot: u64) -> Result<LogHead> {
         tail_offset_bytes: disk.tail_offset_bytes.get(),
         tail_previous_crc: disk.tail_previous_crc.get(),
         durable_through: SegmentSeq(disk.durable_through.get()),
+        staged_in: Uuid(disk.staged_in.get()),
         vdis: entries.iter().map(friendly).collect(),
     };
-    let reserved_hold = disk.reserved_a.get() == 0 && disk.reserved_b == [0; 16] && is_zero(padding);
+    let reserved_hold = disk.reserved_a.get() == 0 && is_zero(padding);
     if !reserved_hold || !head.holds() {
         return Err(bad("its fields contradict each other, or a reserved field is not zero"));
     }
@@ -305,6 +309,7 @@ mod tests {
             tail_offset_bytes: RING_OFFSET_BYTES + 0x1000,
             tail_previous_crc: 0x1122_3344,
             durable_through: SegmentSeq(99),
+            staged_in: Uuid(0x99),
             vdis: vec![vdi(3), vdi(5)],
         }
     }
@@ -351,7 +356,7 @@ mod tests {
             (2, 4),
             (0, 4),
             (3, 8),
-            (0, 16),
+            (0x99, 16),
             (3, 16),
             (2, 8),
             (30, 8),

@@ -28,6 +28,7 @@ pub mod registry;
 pub mod segment;
 pub mod snapshot_chain;
 pub mod snapshot_log;
+pub mod staging;
 pub mod superblock;
 pub mod vdi_record;
 

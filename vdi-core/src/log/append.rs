@@ -57,7 +57,12 @@ impl Log {
                     Some(Open { segment, records: Vec::new(), count: 0, data_blocks: 0, charge_bytes: 0 });
             }
             let open = s.open.as_mut().expect("just opened");
-            (push(open, record, data), !s.full.is_empty())
+            let before = open.records.len();
+            let appended = push(open, record, &data);
+            if let Some(staging) = &self.0.staging {
+                staging.push(appended.segment.seq(), &open.records[before..], &data);
+            }
+            (appended, !s.full.is_empty())
         };
         // The record's own charge now stands in the open segment; the reservation's goes back.
         drop(reservation);
@@ -74,7 +79,7 @@ fn fits(s: &State, open: &Open, record: &Record) -> bool {
         && open.data_blocks + record.body.inline_blocks() <= s.ring.data_blocks_max
 }
 
-fn push(open: &mut Open, record: &Record, data: SmallVec<[Rc<AlignedBuf>; 1]>) -> Appended {
+fn push(open: &mut Open, record: &Record, data: &[Rc<AlignedBuf>]) -> Appended {
     let appended =
         Appended { segment: Rc::clone(&open.segment), record: open.count, first_block: open.data_blocks };
     record.encode_into(open.data_blocks, &mut open.records);
@@ -82,7 +87,7 @@ fn push(open: &mut Open, record: &Record, data: SmallVec<[Rc<AlignedBuf>; 1]>) -
     open.charge_bytes += charge_bytes(record.encoded_bytes(), record.body.inline_blocks());
     for buf in data {
         let blocks = u32::try_from(buf.len() / BLOCK_SIZE).expect("bounded by a segment");
-        open.segment.stage(open.data_blocks, buf);
+        open.segment.stage(open.data_blocks, Rc::clone(buf));
         open.data_blocks += blocks;
     }
     appended

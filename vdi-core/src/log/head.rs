@@ -88,6 +88,9 @@ impl Log {
         let mut head = self.0.head.borrow().clone();
         head.generation = Generation(head.generation.0 + 1);
         head.durable_through = self.0.durable.reached();
+        if self.0.left_staging.get() {
+            head.staged_in = Uuid(0);
+        }
         change(&mut head);
         head
     }

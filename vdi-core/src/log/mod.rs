@@ -29,6 +29,7 @@
 //!   [`ErrorKind::Poisoned`](crate::ErrorKind::Poisoned).
 //! - No `RefCell` borrow lives across an await. No task is woken into this module while it holds one.
 
+mod adopt;
 mod append;
 mod copies;
 mod create;
@@ -39,6 +40,7 @@ mod reserve;
 pub(crate) mod ring;
 mod scan;
 mod segment;
+mod staging;
 mod start;
 mod state;
 mod trim;
@@ -65,8 +67,10 @@ pub use append::Appended;
 pub use reserve::Reservation;
 pub use scan::{Finding, Scan, ScannedSegment};
 pub use segment::Segment;
+pub use staging::StagingMemory;
 
 use ring::Ring;
+use staging::Staging;
 use state::State;
 use watch::Watch;
 
@@ -87,6 +91,10 @@ struct Inner {
     head: RefCell<LogHead>,
     /// Held while the head is being written.
     head_lock: TaskLock,
+    /// Where appended records are safe from the daemon's end, if there is such memory.
+    staging: Option<Staging>,
+    /// Nothing is acknowledged for being staged any more.
+    left_staging: Cell<bool>,
     counts: Counts,
     barrier: RefCell<Option<Barrier>>,
 }

@@ -1,12 +1,13 @@
 //! Start: open the next incarnation, durably, before its first append.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;
 use std::rc::Rc;
 
 use super::head::{write_first, write_second};
 use super::scan::{End, Scan, ScannedSegment};
 use super::segment::Segment;
+use super::staging::{Staging, StagingMemory};
 use super::state::State;
 use super::watch::Watch;
 use super::{Counts, Inner, Log};
@@ -14,7 +15,7 @@ use crate::error::Result;
 use crate::executor::{Executor, TaskLock};
 use crate::format::log_head::LogHead;
 use crate::sabotage::{Point, crash_point};
-use crate::units::{Generation, Incarnation, SegmentSeq};
+use crate::units::{Generation, Incarnation, SegmentSeq, Uuid};
 
 /// A segment of the past, with as many records as count.
 fn counting(found: ScannedSegment) -> Rc<Segment> {
@@ -25,17 +26,20 @@ fn counting(found: ScannedSegment) -> Rc<Segment> {
 impl Scan {
     /// Make the scanned log a running one: flush the device (what was read may sit in a volatile cache),
     /// then write and flush a head that opens the next incarnation, with a sequence above everything
-    /// seen. A crash on the way is a crash before it or after it. The log's writes run on `executor`.
+    /// seen. A crash on the way is a crash before it or after it. The log's writes run on `executor`; what is appended
+    /// is staged in `staging`, which must have been adopted from ([`Scan::adopt`]).
     ///
     /// [`crate::ErrorKind::Io`] when the device fails; scan again then.
-    pub async fn start(self, executor: &Executor) -> Result<Log> {
+    pub async fn start(self, executor: &Executor, staging: &StagingMemory) -> Result<Log> {
         self.device.flush().await?;
         let end = self.end();
-        let head = self.next_head(&end);
+        let mut head = self.next_head(&end);
+        let staged = Staging::begin(staging, head.log, head.incarnation, &self.ring)?;
+        head.staged_in = if staged.is_some() { staging.boot } else { Uuid(0) };
         write_first(&self.device, &head, self.found.order).await?;
         write_second(&self.device, &head, self.found.order).await?;
         crash_point(Point::IncarnationOpened);
-        Ok(self.into_log(executor, &end, head))
+        Ok(self.into_log(executor, &end, head, staged))
     }
     fn next_head(&self, end: &End) -> LogHead {
         let old = &self.found.head;
@@ -63,7 +67,7 @@ impl Scan {
         }
         head
     }
-    fn into_log(self, executor: &Executor, end: &End, head: LogHead) -> Log {
+    fn into_log(self, executor: &Executor, end: &End, head: LogHead, staging: Option<Staging>) -> Log {
         let before_first = SegmentSeq(head.first_seq.0 - 1);
         let empty = head.tail_seq == head.first_seq;
         let state = State {
@@ -96,6 +100,8 @@ impl Scan {
             durable: Watch::at(before_first),
             head: RefCell::new(head),
             head_lock: TaskLock::default(),
+            staging,
+            left_staging: Cell::new(false),
             counts: Counts::default(),
             barrier: RefCell::default(),
         }))

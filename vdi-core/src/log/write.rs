@@ -9,7 +9,7 @@ use crate::buffer::{IoBuf, IoBufs};
 use crate::error::Result;
 use crate::format::segment::{SegmentHeader, encode};
 use crate::limits::SEGMENTS_IN_FLIGHT_MAX;
-use crate::sabotage::{Bug, Point, crash_point, seeded_bug};
+use crate::sabotage::{Bug, Point, crash_point, is_stopped, seeded_bug};
 use crate::units::{BLOCK_BYTES, SegmentSeq};
 
 impl Log {
@@ -27,6 +27,31 @@ impl Log {
     pub async fn written(&self, seq: SegmentSeq) -> Result<()> {
         self.0.written.wait(seq, || self.check().is_err()).await;
         self.check()
+    }
+    /// Wait until what was appended to the segment `seq` and all before it is safe from the daemon's end: at once where
+    /// there is staging memory, else as [`Log::written`].
+    pub async fn acknowledged(&self, seq: SegmentSeq) -> Result<()> {
+        if self.stages() {
+            if is_stopped() {
+                // Nobody is there any more to acknowledge anything.
+                std::future::pending::<()>().await;
+            }
+            return self.check();
+        }
+        self.written(seq).await
+    }
+    fn stages(&self) -> bool {
+        self.0.staging.is_some() && !self.0.left_staging.get()
+    }
+    /// Stop in good order: nothing is acknowledged for being staged from now on, all is made durable, and the head says
+    /// that the next daemon need not look for the staging memory.
+    pub async fn leave_staging(&self) -> Result<()> {
+        if !self.stages() {
+            return Ok(());
+        }
+        self.0.left_staging.set(true);
+        self.flush().await?;
+        self.move_tail(true).await
     }
     /// Send every segment whose turn it is; the open one only when `idle` and nothing is in flight, or
     /// when a flush waits for it. True when something was started.
@@ -87,6 +112,9 @@ impl Log {
         let place = segment.place();
         count(&self.0.counts.segments, 1);
         count(&self.0.counts.segment_bytes, place.bytes);
+        if let Some(staging) = self.0.staging.as_ref().filter(|_| seeded_bug(Bug::UnstagedWhenSent)) {
+            staging.landed(segment.seq());
+        }
         let log = self.clone();
         self.0.executor.spawn(async move {
             let offset_bytes = log.0.ring.device_offset(place.at);
@@ -110,6 +138,9 @@ impl Log {
         // A flight's own handle is not a reader's: it must be gone before a trim looks.
         drop(segment);
         if let Some(seq) = reached {
+            if let Some(staging) = &self.0.staging {
+                staging.landed(seq);
+            }
             self.0.written.advance(seq);
         }
         for waker in wakers {

@@ -63,6 +63,14 @@ pub enum Bug {
     ShrinkKeepsData,
     /// A disk is made smaller under writes to what is cut off.
     ShrinkWaitsForNobody,
+    /// What a killed daemon had staged is left where it is.
+    StagedNotAdopted,
+    /// A record counts as staged before it and its data are copied.
+    StagedBeforeCopied,
+    /// A record is no longer staged when it is on its way to the log's device.
+    UnstagedWhenSent,
+    /// What a life before the last one of the log staged is adopted.
+    StagedInAnotherLife,
     /// Of the two slots of a VDI record the older counts.
     OldSlotWins,
     /// A new VDI is registered before its record is flushed.
@@ -119,7 +127,7 @@ pub enum Bug {
 
 impl Bug {
     /// Every bug.
-    pub const ALL: [Bug; 56] = [
+    pub const ALL: [Bug; 60] = [
         Bug::SkipFlushBeforeRecord,
         Bug::SkipFlushAfterRecord,
         Bug::SkipHostRecord,
@@ -150,6 +158,10 @@ impl Bug {
         Bug::SnapshotSizeForgotten,
         Bug::ShrinkKeepsData,
         Bug::ShrinkWaitsForNobody,
+        Bug::StagedNotAdopted,
+        Bug::StagedBeforeCopied,
+        Bug::UnstagedWhenSent,
+        Bug::StagedInAnotherLife,
         Bug::OldSlotWins,
         Bug::RegistryBeforeRecord,
         Bug::ReplaysApplied,
@@ -287,6 +299,19 @@ impl Bug {
             Bug::ShrinkKeepsData => ("shrink-keeps-data", "A smaller disk keeps what was cut off."),
             Bug::ShrinkWaitsForNobody => {
                 ("shrink-waits-for-nobody", "A disk is made smaller under writes to what is cut off.")
+            }
+            Bug::StagedNotAdopted => {
+                ("staged-not-adopted", "What a killed daemon had staged is left where it is.")
+            }
+            Bug::StagedBeforeCopied => {
+                ("staged-before-copied", "A record counts as staged before it and its data are copied.")
+            }
+            Bug::UnstagedWhenSent => (
+                "unstaged-when-sent",
+                "A record is no longer staged when it is on its way to the log's device.",
+            ),
+            Bug::StagedInAnotherLife => {
+                ("staged-in-another-life", "What a life before the last one of the log staged is adopted.")
             }
             Bug::OldSlotWins => ("old-slot-wins", "Of the two slots of a VDI record the older counts."),
             Bug::RegistryBeforeRecord => {

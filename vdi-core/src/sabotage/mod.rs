@@ -26,6 +26,17 @@ pub fn crash_point(point: Point) {
     let _ = point;
 }
 
+/// Whether this world has stopped: what the daemon's code still does is not done any more.
+#[inline(always)]
+#[must_use]
+pub fn is_stopped() -> bool {
+    #[cfg(any(test, feature = "sim"))]
+    let stopped = armed::stopped();
+    #[cfg(not(any(test, feature = "sim")))]
+    let stopped = false;
+    stopped
+}
+
 /// Whether this world runs with this deliberate bug.
 #[inline(always)]
 #[must_use]

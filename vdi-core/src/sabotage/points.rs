@@ -53,11 +53,17 @@ pub enum Point {
     RegistryWritten,
     /// A resize or roll-back has written the record, not flushed it.
     SwingWritten,
+    /// A record and its data are copied to the staging memory, which does not count them yet.
+    StagedNotYet,
+    /// A record is staged, and not on its way to the log's device.
+    Staged,
+    /// A segment that a killed daemon had staged is written, not flushed.
+    Adopted,
 }
 
 impl Point {
     /// Every point.
-    pub const ALL: [Point; 25] = [
+    pub const ALL: [Point; 28] = [
         Point::SegmentWritten,
         Point::BarrierFlushed,
         Point::OutOfLineWritten,
@@ -83,6 +89,9 @@ impl Point {
         Point::RecordBeforeRegistry,
         Point::RegistryWritten,
         Point::SwingWritten,
+        Point::StagedNotYet,
+        Point::Staged,
+        Point::Adopted,
     ];
     /// Its name in reports.
     #[must_use]
@@ -113,6 +122,9 @@ impl Point {
             Point::RecordBeforeRegistry => "record-before-registry",
             Point::RegistryWritten => "registry-written",
             Point::SwingWritten => "swing-written",
+            Point::StagedNotYet => "staged-not-yet",
+            Point::Staged => "staged",
+            Point::Adopted => "adopted",
         }
     }
 }

@@ -109,6 +109,8 @@ pub struct Options {
     pub hot_blocks: u64,
     /// Whether guests wait for durability (write-through).
     pub write_through: bool,
+    /// Whether there is memory that outlives the daemon.
+    pub staged: bool,
     /// Whether large disks are among them.
     pub large: bool,
     /// Blocks that a write touches at most: a small log takes no large records.
@@ -176,6 +178,7 @@ impl Options {
             cycles: random.within(1..5),
             hot_blocks: *random.pick(&[4, 16, 64, 320]),
             write_through: random.below(4) == 0,
+            staged: random.below(4) > 0,
             large: random.coin(),
             outages: !full && liar.is_none() && random.below(10) == 0,
             verbs,

@@ -11,7 +11,7 @@ use super::workload::draw_size;
 use super::world::{End, World};
 use super::{outage, rotten};
 use crate::check::{self, CheckOptions};
-use crate::engine::{Engine, FormatOptions};
+use crate::engine::{Engine, Env, FormatOptions};
 use crate::error::ErrorKind;
 use crate::sabotage;
 use crate::store::FREED_TWICE;
@@ -150,7 +150,9 @@ fn open_as(world: &mut World, shards: u16) -> Result<crate::error::Result<()>, E
     let env = world.env();
     let (store, logs) = world.open_devices();
     let (engines, options) = (world.engines.clone(), world.options.engine);
-    world.run(async move { engines.open(|| env.clone(), store, logs, options).await })
+    let staging = world.staging.clone();
+    let env = move |shard| Env { staging: staging[usize::from(shard)].clone(), ..env.clone() };
+    world.run(async move { engines.open(env, store, logs, options).await })
 }
 
 pub(super) fn recover(world: &mut World) -> Result<(), String> {
@@ -274,6 +276,7 @@ pub(super) fn stop(world: &mut World, may_close: bool) -> Result<bool, String> {
             for log in &world.logs {
                 log.power_loss(on_log);
             }
+            world.reboot();
             true
         }
         // After an orderly end the loss of power takes nothing.

@@ -47,7 +47,7 @@ impl Engines {
     /// Why a shard could not be opened.
     pub async fn open(
         &self,
-        env: impl Fn() -> Env,
+        env: impl Fn(u16) -> Env,
         store: DeviceHandle,
         logs: Vec<DeviceHandle>,
         options: EngineOptions,
@@ -55,16 +55,16 @@ impl Engines {
         let links: Arc<[Arc<dyn Link<Engine>>]> =
             self.queues.iter().map(|q| Arc::clone(q) as Arc<dyn Link<Engine>>).collect();
         let peers = |own| Peers::new(own, Arc::clone(&links));
-        let home = Engine::open_home(env(), store.clone(), logs[0].clone(), options, peers(0)).await?;
+        let home = Engine::open_home(env(0), store.clone(), logs[0].clone(), options, peers(0)).await?;
         self.open.borrow_mut().insert(0, home.clone());
         let shards = links.len() as u16;
         for slot in home.store().other_shards().await?.into_iter().filter(|s| *s >= shards) {
             let devices = (store.clone(), logs[usize::from(slot)].clone());
-            home.take_over(slot, env(), devices, options).await?;
+            home.take_over(slot, env(slot), devices, options).await?;
         }
         for own in 1..shards {
             let log = logs[usize::from(own)].clone();
-            let engine = Engine::open_shard(env(), store.clone(), log, options, peers(own)).await?;
+            let engine = Engine::open_shard(env(own), store.clone(), log, options, peers(own)).await?;
             self.open.borrow_mut().insert(own, engine);
         }
         home.settle().await

@@ -11,12 +11,15 @@ use super::model::{Disk, Model};
 use super::options::Options;
 use super::shards::Engines;
 use super::workload::{self, Action};
+use crate::buffer::HostMemory;
 use crate::clock::{Clock, ManualClock};
 use crate::device::DeviceHandle;
 use crate::device::simulated::{CrashPoint, Faults, Random, SimulatedDisk, Survival};
 use crate::engine::{Engine, Env};
 use crate::executor::Executor;
+use crate::log::StagingMemory;
 use crate::sabotage::Point;
+use crate::units::Uuid;
 use crate::vdi::Vdi;
 
 /// An operation that takes longer, in virtual time, is stuck.
@@ -26,6 +29,10 @@ const STUCK_ROUNDS: u64 = 200_000;
 /// Bounds of a world that follows a script.
 const SCRIPTED_DISKS_MAX: u64 = 2;
 const SCRIPTED_OPERATIONS_MAX: u64 = 80;
+
+fn staging_bytes(options: &Options) -> usize {
+    StagingMemory::bytes_for(options.log_bytes).expect("a world's log is one")
+}
 
 /// How a stretch of the world's life ended.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -50,6 +57,8 @@ pub struct World {
     pub store: SimulatedDisk,
     /// The disks of the logs, by shard.
     pub logs: Vec<SimulatedDisk>,
+    /// What outlives the daemon but not the host, by shard.
+    pub staging: Vec<StagingMemory>,
     /// Where it stops.
     pub crash_point: CrashPoint,
     /// The engines, while they run.
@@ -101,13 +110,16 @@ impl World {
         let crash_point = CrashPoint::default();
         let store = SimulatedDisk::new("store", options.store_bytes, &clock, store, &crash_point);
         let log = |dice| SimulatedDisk::new("log", options.log_bytes, &clock, dice, &crash_point);
-        let logs = logs.into_iter().map(log).collect();
+        let logs: Vec<SimulatedDisk> = logs.into_iter().map(log).collect();
+        let memory = || options.staged.then(|| HostMemory::slice(staging_bytes(&options)));
+        let staging = logs.iter().map(|_| StagingMemory { boot: Uuid(1), memory: memory() }).collect();
         World {
             options,
             random,
             model: Rc::new(RefCell::new(model)),
             store,
             logs,
+            staging,
             crash_point,
             engines: Engines::default(),
             executor: Executor::new(),
@@ -129,6 +141,7 @@ impl World {
             executor: self.executor.clone(),
             clock: Rc::new(self.clock.clone()),
             entropy: Rc::new(move || entropy.borrow_mut().bits()),
+            staging: StagingMemory::default(),
         }
     }
     /// Fresh handles on store and logs.
@@ -147,8 +160,18 @@ impl World {
         self.disks().for_each(SimulatedDisk::kill);
     }
     /// Power goes and comes back.
-    pub fn power_loss(&self, survival: Survival) {
+    pub fn power_loss(&mut self, survival: Survival) {
         self.disks().for_each(|disk| drop(disk.power_loss(survival)));
+        self.reboot();
+    }
+    /// What was staged in the boot before is not what is staged in this one, even where its bytes are still there.
+    pub fn reboot(&mut self) {
+        for staging in &mut self.staging {
+            staging.boot.0 += 1;
+            if let Some(memory) = staging.memory.as_ref().filter(|_| self.random.coin()) {
+                memory.fill_zero();
+            }
+        }
     }
     /// One bit of what lies on one of the logs turns.
     pub fn rot_a_log(&mut self) {

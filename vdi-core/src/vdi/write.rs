@@ -105,7 +105,7 @@ impl Vdi {
     async fn acknowledge(&self, through: SegmentSeq, ack: Ack) -> Result<()> {
         match ack {
             Ack::WriteBack if seeded_bug(Bug::AcknowledgeBeforeLog) => Ok(()),
-            Ack::WriteBack => self.0.shared.log.written(through).await,
+            Ack::WriteBack => self.0.shared.log.acknowledged(through).await,
             Ack::WriteThrough => self.0.shared.log.flush().await,
         }
     }

@@ -114,7 +114,12 @@ fn engine_options(config: &Config) -> EngineOptions {
 }
 
 pub(super) fn env(executor: &Executor, clock: &Rc<dyn Clock>) -> Result<Env> {
-    Ok(Env { executor: executor.clone(), clock: Rc::clone(clock), entropy: entropy()? })
+    Ok(Env {
+        executor: executor.clone(),
+        clock: Rc::clone(clock),
+        entropy: entropy()?,
+        staging: StagingMemory::default(),
+    })
 }
 
 pub(super) fn report_recovery(engine: &Engine, shard: u16) {

@@ -110,7 +110,12 @@ fn env(executor: &Executor, seed: &Rc<RefCell<u64>>) -> Env {
         *s = s.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
         *s
     });
-    Env { executor: executor.clone(), clock: Rc::new(ManualClock::default()), entropy }
+    Env {
+        executor: executor.clone(),
+        clock: Rc::new(ManualClock::default()),
+        entropy,
+        staging: StagingMemory::default(),
+    }
 }
 
 /// One life of an engine: opened, recovered, used, and killed when `life` returns or after `rounds` rounds of

@@ -16,7 +16,7 @@ fn with_two_shards<F: Future<Output = ()> + 'static>(f: impl FnOnce(Engines, Exe
     let (runs, time) = (executor.clone(), executor.clone());
     let work = async move {
         let [store, logs @ ..] = disks.as_slice() else { unreachable!("three devices") };
-        all.open(|| env.clone(), store.clone(), logs.to_vec(), EngineOptions::default()).await.unwrap();
+        all.open(|_| env.clone(), store.clone(), logs.to_vec(), EngineOptions::default()).await.unwrap();
         f(all, runs).await;
     };
     block_on(&executor, work, || {

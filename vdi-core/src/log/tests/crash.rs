@@ -213,7 +213,9 @@ impl Run {
             self.model.check(&self.world, &scan, power_failed);
             self.world.crash.arm(u64::from(*events));
             let executor = self.world.executor.clone();
-            let started = self.world.spawn(async move { scan.start(&executor).await.map(drop) });
+            let started = self
+                .world
+                .spawn(async move { scan.start(&executor, &StagingMemory::default()).await.map(drop) });
             while self.world.step(None) {}
             // A start that ended has flushed what it found; one that did not may lose it once more.
             let _ = started;

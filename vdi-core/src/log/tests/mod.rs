@@ -92,7 +92,7 @@ impl World {
     }
     fn start_from(&self, scan: Scan) -> Log {
         let executor = self.executor.clone();
-        self.run(None, async move { scan.start(&executor).await }).unwrap()
+        self.run(None, async move { scan.start(&executor, &StagingMemory::default()).await }).unwrap()
     }
     /// The process is gone; open the disk anew.
     fn reopen(&mut self) {

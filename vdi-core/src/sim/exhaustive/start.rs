@@ -108,6 +108,7 @@ pub fn options() -> Options {
         cycles: 0,
         hot_blocks: BLOCKS,
         write_through: false,
+        staged: false,
         large: false,
         write_blocks_max: BLOCKS,
         heavy: false,

@@ -88,7 +88,7 @@ impl From<ErrorKind> for Code {
             ErrorKind::Corrupt => Code::Corrupt,
             ErrorKind::Unsupported => Code::Unsupported,
             ErrorKind::WrongStore => Code::WrongStore,
-            ErrorKind::LogMissing => Code::LogMissing,
+            ErrorKind::LogMissing | ErrorKind::StagingMissing => Code::LogMissing,
             ErrorKind::Poisoned => Code::Unavailable,
         }
     }

@@ -1,0 +1,50 @@
+//! The staging memory of a log: records and data that are appended and perhaps not on the log's device yet. Not on a disk, but it
+//! outlives the daemon, and a newer release may find it; a reboot ends it. Words are 8 bytes, native and aligned, each written at once:
+//! what one store of a word does is there or not there, whenever the daemon is killed.
+//!
+//! | offset | size | unit | field |
+//! |---|---|---|---|
+//! | 0 | 8 | | magic `PLXVSTG1`; zero while the fields below are written |
+//! | 8 | 16 | | UUID of the log |
+//! | 24 | 16 | | the boot of the host |
+//! | 40 | 8 | bytes | ring, which starts at 4096 |
+//! | 64 | 8 | | incarnation of the log |
+//! | 128 | 8 | bytes | tail: where the oldest entry starts, counting laps |
+//! | 192 | 8 | bytes | head: where the next one goes |
+//! | 4096 | | | the ring |
+//!
+//! An entry of the ring, a multiple of 8 bytes, never across the ring's end:
+//!
+//! | offset | size | unit | field |
+//! |---|---|---|---|
+//! | 0 | 8 | | sequence of its segment; zero: the next entry starts at the ring's start |
+//! | 8 | 8 | bytes | its record |
+//! | 16 | 8 | blocks | its data |
+//! | 24 | | | record, as in a segment, padded with zeros; then the data |
+
+use crate::units::BLOCK_SIZE;
+
+/// `PLXVSTG1`.
+pub const MAGIC: u64 = u64::from_le_bytes(*b"PLXVSTG1");
+/// Where the UUID of the log is: two words.
+pub const LOG: usize = 8;
+/// Where the boot is: two words.
+pub const BOOT: usize = 24;
+/// Where the length of the ring is.
+pub const RING_BYTES: usize = 40;
+/// Where the incarnation is.
+pub const INCARNATION: usize = 64;
+/// Where the tail is.
+pub const TAIL: usize = 128;
+/// Where the head is.
+pub const HEAD: usize = 192;
+/// Where the ring starts.
+pub const RING: usize = BLOCK_SIZE;
+/// Bytes of an entry before its record.
+pub const ENTRY_BYTES: usize = 24;
+
+/// Bytes of an entry with a record of `record_bytes` and `blocks` blocks of data.
+#[must_use]
+pub const fn entry_bytes(record_bytes: usize, blocks: usize) -> usize {
+    ENTRY_BYTES + record_bytes.next_multiple_of(8) + blocks * BLOCK_SIZE
+}
