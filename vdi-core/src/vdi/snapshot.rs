@@ -45,6 +45,7 @@ impl Vdi {
     /// Take a snapshot; everything acknowledged before the call is in it. With nothing written since the
     /// last one it is a second name for that.
     pub async fn snapshot(&self, label: Option<&str>) -> Result<SnapshotInfo> {
+        self.check_writable()?;
         self.check_label(label)?;
         if !self.0.changed.get()
             && let Some(last) = self.snapshots().pop().filter(|s| self.is_unchanged_since(s))
@@ -76,6 +77,8 @@ impl Vdi {
     }
     /// Name a snapshot, or take its name away.
     pub async fn label(&self, epoch: Epoch, label: Option<&str>) -> Result<()> {
+        // First: the list of a disk that may be older than it was is not the one that was asked for.
+        self.check_writable()?;
         if self.find_snapshot(epoch)?.label.as_deref() == label {
             return Ok(());
         }
@@ -87,6 +90,7 @@ impl Vdi {
     }
     /// Remove a snapshot from the list; its blocks become the collector's.
     pub async fn remove_snapshot(&self, epoch: Epoch) -> Result<()> {
+        self.check_writable()?;
         self.find_snapshot(epoch)?;
         let body = Body::RemoveSnapshot { snapshot: epoch };
         self.append_event(body, || self.find_snapshot(epoch).map(|_| ()), |_| What::Removed { epoch })

@@ -54,6 +54,26 @@ pub(super) fn a_disk_that_may_be_older_than_it_was_shows_its_guest_nothing_but_c
     });
 }
 
+#[test]
+fn what_is_asked_of_the_list_of_a_held_disk_says_that_it_is_held() {
+    let (w, _) = two_disks();
+    let newest = w.run(|e| async move {
+        let bad = e.open_vdi("bad").await.unwrap();
+        e.snapshot("bad", Some("first")).await.unwrap();
+        e.checkpoint().await.unwrap();
+        let slot = bad.slots()[(bad.record().generation.0 % 2) as usize];
+        e.store().offset_bytes(slot, 1).unwrap()
+    });
+    damage(&w.store, newest);
+    w.run(|e| async move {
+        let removed = e.remove_snapshot("bad", Epoch(1)).await;
+        let labelled = e.label("bad", Epoch(1), Some("second")).await;
+        for refused in [removed.err(), labelled.err(), e.snapshot("bad", None).await.err()] {
+            assert_eq!(refused.unwrap().kind(), ErrorKind::Corrupt);
+        }
+    });
+}
+
 pub(super) fn what_a_newer_record_may_name_is_not_collected() {
     let (w, _) = two_disks();
     let newest = w.run(|e| async move {
