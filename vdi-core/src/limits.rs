@@ -24,6 +24,8 @@ pub const NAME_BYTES_MAX: usize = 63;
 pub const LABEL_BYTES_MAX: usize = 63;
 /// Records in one VDI's snapshot log (snapshots, labels, removals).
 pub const SNAPSHOT_RECORDS_MAX: u64 = 1 << 20;
+/// Snapshots of a VDI: as many again fit its list before it must be written anew.
+pub const SNAPSHOTS_MAX: u64 = SNAPSHOT_RECORDS_MAX / 2;
 /// Generations, sequence numbers, incarnations and lease epochs count up by one: none ever gets here, so a larger
 /// number on a disk is damage, and whoever counts on from a verified one cannot overflow.
 pub const COUNTER_MAX: u64 = 1 << 62;

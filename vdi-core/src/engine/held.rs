@@ -14,7 +14,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use super::Engine;
 use crate::error::{Error, ErrorKind, Result};
-use crate::log::{Body, Log, Record};
+use crate::log::{Log, Record};
 use crate::store::Run;
 use crate::units::{SegmentSeq, VdiId, VdiSeq};
 use crate::vdi::Vdi;
@@ -134,7 +134,7 @@ impl Engine {
             if let Holder::Vdi(vdi) = holder {
                 vdi.adopt(&copies, segment);
             }
-            named.extend(records.iter().flat_map(runs_named));
+            named.extend(records.iter().flat_map(|r| Run::named_by(&r.body)));
             first.get_or_insert(segment);
             if nth % BATCHES_PER_FLUSH == BATCHES_PER_FLUSH - 1 {
                 shared.log.flush().await?;
@@ -250,15 +250,6 @@ fn cut_in_batches(records: impl Iterator<Item = Original>, bytes_max: usize) -> 
 /// Bytes of the copy of a record at most: in the most fragmented store each of its blocks is a run.
 fn copy_bytes(record: &Record) -> usize {
     record.encoded_bytes() + RUN_BYTES * record.body.inline_blocks() as usize
-}
-
-fn runs_named(record: &Record) -> Vec<Run> {
-    match &record.body {
-        Body::WriteOut { runs, .. } => {
-            runs.iter().map(|(start, blocks)| Run { start: *start, blocks: *blocks }).collect()
-        }
-        _ => Vec::new(),
-    }
 }
 
 fn too_many(bytes: u64, room: u64) -> Error {

@@ -10,7 +10,7 @@ use super::{Log, Segment, count};
 use crate::error::{Error, ErrorKind, Result};
 use crate::format::record::Record;
 use crate::format::segment::verify_at;
-use crate::units::SegmentSeq;
+use crate::units::{BLOCK_BYTES, SegmentSeq};
 
 impl Log {
     /// Bytes of records that one batch of copies can hold, and that all copies together may take.
@@ -105,10 +105,11 @@ impl Log {
 }
 
 impl State {
-    /// Ring bytes that may be in use when copies are appended. The skip at the ring's end is part of what is in
+    /// Ring bytes that may be in use when copies are appended. A block is left: a ring that is full to the last would look
+    /// like an empty one, which starts where it ends. The skip at the ring's end is part of what is in
     /// use once it is made, and there is one at most between tail and head.
     fn copies_end_bytes(&self) -> u64 {
         let skipped = self.tail.0 / self.ring.bytes != self.next.0 / self.ring.bytes;
-        if skipped { self.ring.bytes } else { self.ring.usable_bytes() }
+        if skipped { self.ring.bytes - BLOCK_BYTES } else { self.ring.usable_bytes() }
     }
 }

@@ -63,6 +63,10 @@ pub enum Bug {
     ShrinkKeepsData,
     /// A disk is made smaller under writes to what is cut off.
     ShrinkWaitsForNobody,
+    /// A collection takes what the VDI of a damaged registry entry needs.
+    MarkMissesUnknown,
+    /// A restart frees blocks that copies further on in the log name.
+    CopiesForgotten,
     /// Of the two slots of a VDI record the older counts.
     OldSlotWins,
     /// A new VDI is registered before its record is flushed.
@@ -119,7 +123,7 @@ pub enum Bug {
 
 impl Bug {
     /// Every bug.
-    pub const ALL: [Bug; 56] = [
+    pub const ALL: [Bug; 58] = [
         Bug::SkipFlushBeforeRecord,
         Bug::SkipFlushAfterRecord,
         Bug::SkipHostRecord,
@@ -150,6 +154,8 @@ impl Bug {
         Bug::SnapshotSizeForgotten,
         Bug::ShrinkKeepsData,
         Bug::ShrinkWaitsForNobody,
+        Bug::MarkMissesUnknown,
+        Bug::CopiesForgotten,
         Bug::OldSlotWins,
         Bug::RegistryBeforeRecord,
         Bug::ReplaysApplied,
@@ -198,6 +204,8 @@ impl Bug {
             | Bug::LossForgotten
             | Bug::SnapshotSizeForgotten
             | Bug::ShrinkWaitsForNobody
+            | Bug::MarkMissesUnknown
+            | Bug::CopiesForgotten
             | Bug::LeaksStay
             | Bug::StaleRecordTrusted
             | Bug::OpenedOnTheWay => "seeded_bugs_break_the_laws_of_the_engine",
@@ -287,6 +295,12 @@ impl Bug {
             Bug::ShrinkKeepsData => ("shrink-keeps-data", "A smaller disk keeps what was cut off."),
             Bug::ShrinkWaitsForNobody => {
                 ("shrink-waits-for-nobody", "A disk is made smaller under writes to what is cut off.")
+            }
+            Bug::MarkMissesUnknown => {
+                ("mark-misses-unknown", "A collection takes what the VDI of a damaged registry entry needs.")
+            }
+            Bug::CopiesForgotten => {
+                ("copies-forgotten", "A restart frees blocks that copies further on in the log name.")
             }
             Bug::OldSlotWins => ("old-slot-wins", "Of the two slots of a VDI record the older counts."),
             Bug::RegistryBeforeRecord => {
