@@ -323,37 +323,68 @@ impl<T> Drop for Pending<T> {
     }
 }
 
-/// Wakes every waiter at each [`Signal::notify`]; waiters look again at whatever they wait for.
+/// Wakes every waiter at each [`Signal::notify`]; waiters look again at whatever they wait for. Bounded by its waiters: each has
+/// one entry, gone when its future is.
 #[derive(Clone, Default)]
-pub struct Signal(Rc<RefCell<(u64, Vec<Waker>)>>);
+pub struct Signal(Rc<RefCell<Notices>>);
+
+#[derive(Default)]
+struct Notices {
+    given: u64,
+    waiting: Slab<Waker>,
+}
 
 impl Signal {
     /// Wake all waiters.
     pub fn notify(&self) {
-        let wakers = {
-            let mut s = self.0.borrow_mut();
-            s.0 += 1;
-            std::mem::take(&mut s.1)
+        let waiting = {
+            let mut notices = self.0.borrow_mut();
+            notices.given += 1;
+            std::mem::take(&mut notices.waiting)
         };
-        for w in wakers {
-            w.wake();
+        for (_, waker) in waiting {
+            waker.wake();
         }
     }
     /// Resolves at the first [`Signal::notify`] after this call.
-    pub fn wait(&self) -> impl Future<Output = ()> + use<> {
-        let shared = Rc::clone(&self.0);
-        let seen = shared.borrow().0;
-        std::future::poll_fn(move |cx| {
-            let mut s = shared.borrow_mut();
-            if s.0 != seen {
-                return Poll::Ready(());
-            }
-            // One waker per waiter: a waiter polled again for another reason must not pile up entries.
-            if !s.1.iter().any(|w| w.will_wake(cx.waker())) {
-                s.1.push(cx.waker().clone());
-            }
-            Poll::Pending
-        })
+    #[must_use]
+    pub fn wait(&self) -> Notice {
+        Notice { signal: self.clone(), given: self.0.borrow().given, key: None }
+    }
+}
+
+/// The next notice of a [`Signal`].
+pub struct Notice {
+    signal: Signal,
+    /// Notices given before.
+    given: u64,
+    /// Where this waits, once polled.
+    key: Option<usize>,
+}
+
+impl Future for Notice {
+    type Output = ();
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
+        let signal = self.signal.clone();
+        let mut notices = signal.0.borrow_mut();
+        if notices.given != self.given {
+            return Poll::Ready(());
+        }
+        match self.key {
+            Some(key) => notices.waiting[key].clone_from(cx.waker()),
+            None => self.key = Some(notices.waiting.insert(cx.waker().clone())),
+        }
+        Poll::Pending
+    }
+}
+
+impl Drop for Notice {
+    fn drop(&mut self) {
+        let mut notices = self.signal.0.borrow_mut();
+        let own = self.key.filter(|_| notices.given == self.given);
+        let waker = own.map(|key| notices.waiting.remove(key));
+        drop(notices);
+        drop(waker);
     }
 }
 
@@ -546,6 +577,38 @@ mod tests {
         ex.advance_to(30);
         ex.run_until_stalled();
         assert_eq!(*seen.borrow(), [10, 20, 30]);
+    }
+
+    #[test]
+    fn who_no_longer_waits_for_a_signal_leaves_nothing_behind() {
+        let (ex, signal) = (Executor::new(), Signal::default());
+        let waiting = |signal: &Signal| signal.0.borrow().waiting.len();
+        for _ in 0..100 {
+            let signal = signal.clone();
+            ex.spawn(async move {
+                let mut notice = std::pin::pin!(signal.wait());
+                std::future::poll_fn(|cx| {
+                    assert!(notice.as_mut().poll(cx).is_pending());
+                    Poll::Ready(())
+                })
+                .await;
+            });
+            ex.run_until_stalled();
+        }
+        assert_eq!(waiting(&signal), 0);
+        let woken = Rc::new(Cell::new(0));
+        for _ in 0..3 {
+            let (notice, woken) = (signal.wait(), Rc::clone(&woken));
+            ex.spawn(async move {
+                notice.await;
+                woken.set(woken.get() + 1);
+            });
+        }
+        ex.run_until_stalled();
+        assert_eq!((waiting(&signal), woken.get()), (3, 0));
+        signal.notify();
+        ex.run_until_stalled();
+        assert_eq!((waiting(&signal), woken.get()), (0, 3));
     }
 
     #[test]

@@ -24,6 +24,8 @@ pub const NAME_BYTES_MAX: usize = 63;
 pub const LABEL_BYTES_MAX: usize = 63;
 /// Records in one VDI's snapshot log (snapshots, labels, removals).
 pub const SNAPSHOT_RECORDS_MAX: u64 = 1 << 20;
+/// Snapshots of a VDI: as many again fit its list before it must be written anew.
+pub const SNAPSHOTS_MAX: u64 = SNAPSHOT_RECORDS_MAX / 2;
 /// Generations, sequence numbers, incarnations and lease epochs count up by one: none ever gets here, so a larger
 /// number on a disk is damage, and whoever counts on from a verified one cannot overflow.
 pub const COUNTER_MAX: u64 = 1 << 62;
@@ -49,6 +51,8 @@ pub const LOG_UNFLUSHED_BYTES_MAX: u64 = 16 << 20;
 /// cannot checkpoint again further on, so that the log can be trimmed past them. All such copies together take no
 /// more than this.
 pub const LOG_COPIES_SHARE: u64 = 16;
+/// Segments of copied records appended between two flushes: they wait for nobody.
+pub const LOG_COPY_BATCHES_PER_FLUSH: usize = 16;
 /// Segments' worth of records waiting in memory to be written, in flight included.
 pub const LOG_STAGED_SEGMENTS_MAX: u64 = 8;
 /// Smallest log ring, bytes: several segments of the largest size.

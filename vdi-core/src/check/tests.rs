@@ -154,7 +154,7 @@ impl Builder {
         let applied = apply(&self.cache, &Builder::root(r), &changes, r.epoch, r.threshold).await.unwrap();
         let root = applied.root;
         (r.root, r.root_crc, r.root_birth, r.depth) = (root.addr, root.crc, root.birth, root.depth);
-        let appended = disk.snapshots.append(&self.store, records, r.epoch).await.unwrap();
+        let appended = disk.snapshots.append(&self.store, records, r.epoch, |_| {}).await.unwrap();
         r.snapshots = appended.head;
         r.generation = Generation(r.generation.0 + 1);
         self.swing(disk).await;

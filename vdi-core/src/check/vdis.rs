@@ -137,7 +137,7 @@ impl Check {
             self.alone(link.addr, &format!("{} (snapshot log of VDI {})", link.addr, record.id));
             chain.push(block)?;
         }
-        chain.finish().map(|(list, _)| list)
+        chain.finish(record.epoch).map(|(list, _)| list)
     }
 
     fn add_tree(&mut self, vdi: &Rc<str>, snapshot: Option<Epoch>, root: Root, threshold: Epoch) {

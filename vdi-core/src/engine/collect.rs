@@ -77,6 +77,7 @@ impl Engine {
             true => None,
         };
         let round = self.0.round.lock().await;
+        self.store().check_knows_all_vdis().map_err(|e| e.context("collect needs every VDI"))?;
         let mut vdis = Vec::new();
         for entry in self.store().vdis() {
             let vdi = self.open_entry(&entry).await;

@@ -14,7 +14,8 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use super::Engine;
 use crate::error::{Error, ErrorKind, Result};
-use crate::log::{Body, Log, Record};
+use crate::limits::LOG_COPY_BATCHES_PER_FLUSH;
+use crate::log::{Log, Record};
 use crate::store::Run;
 use crate::units::{SegmentSeq, VdiId, VdiSeq};
 use crate::vdi::Vdi;
@@ -24,8 +25,6 @@ use crate::vdi::moved::{Original, park};
 const RUN_BYTES: usize = 16;
 /// Inline data of one batch, blocks: memory while it is moved.
 const BATCH_BLOCKS: u32 = 2048;
-/// Batches appended between two flushes.
-const BATCHES_PER_FLUSH: usize = 16;
 
 /// A VDI whose record or snapshot log could not be read when the log was replayed: what the log holds of it
 /// waits there for a restart.
@@ -134,9 +133,9 @@ impl Engine {
             if let Holder::Vdi(vdi) = holder {
                 vdi.adopt(&copies, segment);
             }
-            named.extend(records.iter().flat_map(runs_named));
+            named.extend(records.iter().flat_map(|r| Run::named_by(&r.body)));
             first.get_or_insert(segment);
-            if nth % BATCHES_PER_FLUSH == BATCHES_PER_FLUSH - 1 {
+            if nth % LOG_COPY_BATCHES_PER_FLUSH == LOG_COPY_BATCHES_PER_FLUSH - 1 {
                 shared.log.flush().await?;
             }
         }
@@ -250,15 +249,6 @@ fn cut_in_batches(records: impl Iterator<Item = Original>, bytes_max: usize) -> 
 /// Bytes of the copy of a record at most: in the most fragmented store each of its blocks is a run.
 fn copy_bytes(record: &Record) -> usize {
     record.encoded_bytes() + RUN_BYTES * record.body.inline_blocks() as usize
-}
-
-fn runs_named(record: &Record) -> Vec<Run> {
-    match &record.body {
-        Body::WriteOut { runs, .. } => {
-            runs.iter().map(|(start, blocks)| Run { start: *start, blocks: *blocks }).collect()
-        }
-        _ => Vec::new(),
-    }
 }
 
 fn too_many(bytes: u64, room: u64) -> Error {

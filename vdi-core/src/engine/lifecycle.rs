@@ -13,7 +13,7 @@ use crate::tree::snapshots::SnapshotLog;
 use crate::units::{Epoch, Generation, SegmentSeq, VdiId};
 use crate::vdi::{Vdi, check_size};
 
-use super::VdiInfo;
+use super::{VdiInfo, no_vdi};
 
 impl Engine {
     /// Create an empty VDI.
@@ -102,12 +102,24 @@ impl Engine {
         if let Some(v) = self.0.vdis.borrow().get(&entry.id) {
             return Ok(v.clone());
         }
+        if self.store().find_vdi_id(entry.id).is_none() {
+            // Whoever asks has an entry of before.
+            return Err(no_vdi(&entry.name));
+        }
         let store = self.store();
         let least = self.least_record(entry.id);
         let record = store.read_record(entry, (least.lease_epoch, least.generation)).await?;
-        let snapshots = SnapshotLog::load(store, entry.id, record.snapshots)
-            .await
-            .map_err(|e| e.context(format!("VDI '{}'", entry.name)))?;
+        let snapshots = match SnapshotLog::load(store, entry.id, record.snapshots, record.epoch).await {
+            Ok(snapshots) => snapshots,
+            Err(e) => {
+                let e = e.context(format!("the snapshots of VDI '{}'", entry.name));
+                if e.kind() != ErrorKind::Corrupt {
+                    return Err(e);
+                }
+                // Its present state does not need them.
+                SnapshotLog::damaged(entry.id, record.snapshots, e)
+            }
+        };
         let vdi = Vdi::new(self.0.shared.clone(), &entry.name, entry.slots, record, snapshots);
         let found = (record.lease_epoch, record.generation);
         if found > (least.lease_epoch, least.generation) {
@@ -121,7 +133,7 @@ impl Engine {
             if least.is_lost() { vdi.hold(why) } else { vdi.hold_as_superseded(why) }
         }
         if let Some(why) = self.0.poisoned.borrow().as_ref() {
-            vdi.hold(why.duplicate());
+            vdi.hold_until_restart(why.duplicate());
         }
         self.0.vdis.borrow_mut().insert(entry.id, vdi.clone());
         Ok(vdi)
@@ -130,8 +142,11 @@ impl Engine {
     pub(super) async fn retire(&self, entry: &RegistryEntry, recursive: bool) -> Result<()> {
         // A VDI whose record cannot be read can still be deleted.
         let Ok(vdi) = self.open_entry(entry).await else { return Ok(()) };
-        let snapshots = vdi.snapshots().len();
-        if snapshots > 0 && !recursive {
+        let snapshots = match vdi.check_snapshots() {
+            Ok(()) => vdi.snapshots().len().to_string(),
+            Err(_) => "unreadable".to_owned(),
+        };
+        if snapshots != "0" && !recursive {
             return Err(Error::new(
                 ErrorKind::Busy,
                 format!("VDI '{}' has {snapshots} snapshots", entry.name),
@@ -147,7 +162,7 @@ impl Engine {
         if let Some(why) = unsure {
             if let Some(vdi) = vdi {
                 vdi.unretire();
-                vdi.hold(why);
+                vdi.hold_until_restart(why);
             }
             return;
         }
@@ -222,7 +237,7 @@ impl Engine {
         remembered?;
         // One that cannot be opened is held; whoever uses it hears why.
         if let (Ok(vdi), Some(why)) = (self.open_entry(&entry).await, unsure) {
-            vdi.hold(why);
+            vdi.hold_until_restart(why);
         }
         Ok(())
     }

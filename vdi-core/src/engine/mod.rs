@@ -161,7 +161,7 @@ impl Engine {
             "check the device and the kernel log, then restart the daemon, which recovers",
         );
         for vdi in self.0.vdis.borrow().values() {
-            vdi.hold(error.duplicate());
+            vdi.hold_until_restart(error.duplicate());
         }
         self.0.poisoned.borrow_mut().get_or_insert(error);
     }

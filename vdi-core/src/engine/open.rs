@@ -13,7 +13,6 @@ use crate::device::DeviceHandle;
 use crate::error::{Error, ErrorKind, Result};
 use crate::executor::TaskLock;
 use crate::format::host::HostLog;
-use crate::format::registry::RegistryEntry;
 use crate::log::{Body, Finding, Log, Record, Scan, Segment, VdiGeneration};
 use crate::sabotage::{Bug, Point, crash_point, seeded_bug};
 use crate::store::{Run, Store};
@@ -57,9 +56,12 @@ impl Engine {
         let mut scan = find_log(&env, &store, &log, options.discard_log).await?;
         let records = countable(&store, &mut scan).await?;
         let found = scan.segments().len() as u64;
-        let remembered = scan.generations().iter().map(|g| (g.vdi, (g.lease_epoch, g.generation))).collect();
+        let (known, gone): (Vec<_>, Vec<_>) =
+            scan.generations().iter().copied().partition(|g| store.may_have(g.vdi));
+        let remembered = known.iter().map(|g| (g.vdi, (g.lease_epoch, g.generation))).collect();
         let findings = scan.findings().to_vec();
         let log = scan.start(&env.executor, &env.staging).await?;
+        gone.iter().for_each(|g| log.forget(g.vdi));
         let shared = shared_by_vdis(&env, store, log, &options);
         let engine = Engine(Rc::new(Inner {
             env: env.clone(),
@@ -106,12 +108,17 @@ impl Engine {
         let mut replayed = 0;
         let mut last: BTreeMap<VdiId, SegmentSeq> = BTreeMap::new();
         for (id, records) in by_vdi(logged) {
-            // A VDI that is not in the registry was deleted after this was written.
-            let Some(entry) = self.store().find_vdi_id(id) else { continue };
+            let Some(entry) = self.store().find_vdi_id(id) else {
+                // Deleted after this was written, or the registry's entry is damaged.
+                if let Err(e) = self.store().check_knows_all_vdis() {
+                    self.strand(id, format!("{id} (its registry entry is damaged)"), e, records.values());
+                }
+                continue;
+            };
             let vdi = match self.open_entry(&entry).await {
                 Ok(vdi) => vdi,
                 Err(e) => {
-                    self.strand(&entry, e, records.values());
+                    self.strand(id, entry.name, e, records.values());
                     continue;
                 }
             };
@@ -133,25 +140,23 @@ impl Engine {
         (replayed, last)
     }
     /// The VDI cannot be opened, perhaps just now: what the log holds of it stays for the next start.
-    fn strand<'a>(&self, entry: &RegistryEntry, why: Error, records: impl Iterator<Item = &'a Logged>) {
+    fn strand<'a>(&self, id: VdiId, name: String, why: Error, records: impl Iterator<Item = &'a Logged>) {
         let mut oldest: Option<SegmentSeq> = None;
         for l in records {
             let seq = l.segment.seq();
             oldest = Some(oldest.map_or(seq, |o| o.min(seq)));
-            if let Body::WriteOut { runs, .. } = &l.record.body {
-                for (start, blocks) in runs {
-                    // An address outside the store is found when the record is replayed.
-                    let _ = self.store().mark_used(Run { start: *start, blocks: *blocks });
-                }
+            for run in Run::named_by(&l.record.body) {
+                // An address outside the store is found when the record is replayed.
+                let _ = self.store().mark_used(run);
             }
         }
         if let Some(oldest) = oldest {
-            let stranded = Stranded { name: entry.name.clone(), oldest, why };
-            self.0.stranded.borrow_mut().insert(entry.id, stranded);
+            self.0.stranded.borrow_mut().insert(id, Stranded { name, oldest, why });
         }
     }
     /// Corruption in the durable part of the log: every VDI is held but those of which a later record
-    /// continues their own sequence. What the damaged bytes themselves name is no more than a guess.
+    /// continues their own sequence, and those whose trees have all that was ever in that part. What the damaged bytes
+    /// themselves name is no more than a guess.
     async fn hold_hurt(&self, findings: &[Finding], last: &BTreeMap<VdiId, SegmentSeq>) {
         for finding in findings {
             for entry in self.store().vdis() {
@@ -160,6 +165,10 @@ impl Engine {
                     continue;
                 }
                 if let Ok(vdi) = self.open_entry(&entry).await {
+                    let applied = vdi.record().applied;
+                    if applied.log == self.0.shared.log.uuid() && applied.segment >= finding.to {
+                        continue;
+                    }
                     vdi.hold(finding.error());
                 }
                 self.note_lost(entry.id);
@@ -229,8 +238,7 @@ fn by_vdi(logged: Vec<Logged>) -> BTreeMap<VdiId, BTreeMap<VdiSeq, Logged>> {
 impl Logged {
     /// Blocks of the store that it names.
     fn runs(&self) -> Vec<Run> {
-        let Body::WriteOut { runs, .. } = &self.record.body else { return Vec::new() };
-        runs.iter().map(|(start, blocks)| Run { start: *start, blocks: *blocks }).collect()
+        Run::named_by(&self.record.body)
     }
 }
 
@@ -272,6 +280,8 @@ async fn data_is_there(store: &Store, record: &Record) -> Result<bool> {
         let data = match store.read_blocks(*start, *blocks).await {
             Ok(data) => data,
             Err(e) if e.kind() == ErrorKind::Corrupt => return Ok(false),
+            // Whether it is there is not known: the record counts, and who reads it hears of the error.
+            Err(e) if matches!(e.kind(), ErrorKind::Io(_)) => return Ok(true),
             Err(e) => return Err(e),
         };
         for block in data.chunks_exact(BLOCK_SIZE) {
@@ -298,7 +308,7 @@ async fn find_log(env: &Env, store: &Store, device: &DeviceHandle, discard: bool
             )
         };
         match scanned {
-            Ok(scan) if !discard || !has_lost(&scan) => return Ok(scan),
+            Ok(scan) if !discard || !has_lost(store, &scan) => return Ok(scan),
             Err(e) if !discard || !is_lost(&e) => return Err(named_log_error(uuid, e)),
             _ => {}
         }
@@ -310,9 +320,10 @@ async fn find_log(env: &Env, store: &Store, device: &DeviceHandle, discard: bool
     Log::scan(device, uuid, store.uuid()).await
 }
 
-/// Whether something that was durable is lost, now or since an earlier start.
-fn has_lost(scan: &Scan) -> bool {
-    !scan.findings().is_empty() || scan.generations().iter().any(VdiGeneration::is_lost)
+/// Whether something that was durable is lost, now or since an earlier start, of a VDI that is still there.
+fn has_lost(store: &Store, scan: &Scan) -> bool {
+    let lost = |g: &VdiGeneration| g.is_lost() && store.may_have(g.vdi);
+    !scan.findings().is_empty() || scan.generations().iter().any(lost)
 }
 
 fn named_log_error(uuid: Uuid, e: Error) -> Error {

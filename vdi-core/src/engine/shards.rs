@@ -12,6 +12,7 @@ use crate::format::registry::RegistryEntry;
 use crate::sabotage::{Bug, seeded_bug};
 use crate::store::{Freed, HOME_SLOT};
 use crate::units::Epoch;
+use crate::vdi::Logged;
 
 impl Engine {
     /// The shard that has the VDI called `name`.
@@ -157,13 +158,21 @@ impl Engine {
         let store = self.store();
         let _registry = store.lock_registry().await;
         for entry in store.known_vdis().into_iter().filter(|e| e.host == slot) {
+            let mut logged = Logged::default();
             let least = match leaving.open_entry(&entry).await {
-                Ok(vdi) if vdi.held().is_none() => leaving.let_go(&entry).await?,
+                Ok(vdi) if vdi.held().is_none() => {
+                    logged = vdi.take_logged();
+                    leaving.let_go(&entry).await?
+                }
                 // It can be held, or not be opened, here as well as there.
                 _ => leaving.least_record(entry.id),
             };
             store.move_vdi(entry.id, HOME_SLOT).await?;
-            self.take_in(RegistryEntry { host: HOME_SLOT, ..entry }, least, None).await?;
+            let arriving = RegistryEntry { host: HOME_SLOT, ..entry };
+            self.take_in(arriving.clone(), least, None).await?;
+            if let Ok(vdi) = self.open_entry(&arriving).await {
+                vdi.give_logged(logged);
+            }
         }
         Ok(())
     }

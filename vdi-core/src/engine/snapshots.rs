@@ -12,7 +12,9 @@ impl Engine {
     }
     /// The snapshots of a VDI, oldest first.
     pub async fn snapshots(&self, name: &str) -> Result<Vec<SnapshotInfo>> {
-        Ok(self.open_vdi(name).await?.snapshots())
+        let vdi = self.open_vdi(name).await?;
+        vdi.check_snapshots()?;
+        Ok(vdi.snapshots())
     }
     /// Name a snapshot, or take its name away.
     pub async fn label(&self, name: &str, epoch: Epoch, label: Option<&str>) -> Result<SnapshotInfo> {
@@ -33,8 +35,7 @@ impl Engine {
         vdi.find_snapshot(epoch)?;
         let kept = vdi.snapshot(None).await?;
         self.checkpoint_snapshot(&vdi, epoch).await?;
-        let to = vdi.durable_snapshot(epoch).ok_or_else(|| gone(name, epoch))?;
-        vdi.roll_back_to(&to).await?;
+        vdi.roll_back_to(epoch).await?;
         self.remember_record(&vdi).await?;
         Ok(SnapshotInfo { pending: false, ..kept })
     }

@@ -16,7 +16,7 @@ pub struct VdiInfo {
     pub name: String,
     /// Its size.
     pub size_bytes: u64,
-    /// Bytes of data its tree maps, shared ones included.
+    /// Bytes of data that it and its snapshots hold: see [`VdiRecord::data_blocks`](crate::format::vdi_record::VdiRecord).
     pub mapped_bytes: u64,
     /// Current epoch.
     pub epoch: Epoch,

@@ -487,6 +487,36 @@ fn a_write_during_a_shrink_is_cut_off_or_refused() {
 }
 
 #[test]
+fn a_snapshot_taken_during_a_shrink_has_the_size_that_fits_what_it_holds() {
+    for steps in 0..40 {
+        World::formatted().run(move |e| async move {
+            e.create("a", 1 << 20).await.unwrap();
+            let a = e.open_vdi("a").await.unwrap();
+            write(&a, 0, &fill(1, 1 << 20)).await;
+            let snapshot = async {
+                for _ in 0..steps {
+                    e.shared().store.flush().await?;
+                }
+                e.snapshot("a", None).await.map(|_| ())
+            };
+            // The shrink waits for it.
+            let writing = async { a.write(0, &fill(2, 1 << 19), Ack::WriteThrough).await };
+            let shrink = async { e.resize("a", 4096, true).await.map(|_| ()) };
+            let all: Vec<LocalFuture<'_, Result<()>>> =
+                vec![Box::pin(writing), Box::pin(shrink), Box::pin(snapshot)];
+            assert!(join_all(all).await.iter().all(Result::is_ok));
+            let taken = e.snapshots("a").await.unwrap()[0].clone();
+            e.rollback("a", taken.epoch).await.unwrap();
+            assert_eq!(a.size_bytes(), taken.size_bytes);
+            let there = taken.size_bytes as usize;
+            e.resize("a", 1 << 20, false).await.unwrap();
+            let found = read(&a, 0, 1 << 20).await;
+            assert!(found[there..].iter().all(|b| *b == 0), "after {steps} steps");
+        });
+    }
+}
+
+#[test]
 fn what_is_written_during_a_shrink_does_not_come_back() {
     a_write_during_a_shrink_is_cut_off_or_refused();
 }
@@ -701,12 +731,14 @@ fn labels_and_roll_backs_do_not_get_into_each_others_way() {
 /// Those that worlds seldom find.
 #[test]
 fn seeded_bugs_break_the_laws_of_the_engine() {
-    let laws: [(Bug, fn()); 9] = [
+    let laws: [(Bug, fn()); 11] = [
         (Bug::MarkMissesNewest, doubt::what_a_newer_record_may_name_is_not_collected),
         (Bug::AttemptsLeak, failing::attempts_that_fail_leave_nothing_behind),
         (Bug::LoggedWhileRolledBack, a_label_given_during_a_roll_back_is_refused_or_kept),
         (Bug::LossForgotten, doubt::a_disk_that_lost_flushed_writes_with_the_log_stays_held_over_restarts),
         (Bug::SnapshotSizeForgotten, a_snapshot_after_a_resize_is_one_of_its_own_after_a_kill_too),
+        (Bug::MarkMissesUnknown, doubt::nothing_of_a_disk_that_the_registry_has_lost_is_given_up),
+        (Bug::CopiesForgotten, held::what_copies_name_is_not_handed_out),
         (Bug::ShrinkWaitsForNobody, a_write_during_a_shrink_is_cut_off_or_refused),
         (Bug::LeaksStay, room_promised_to_the_log_is_promised_again_after_a_kill_and_leaks_make_room_for_it),
         (

@@ -112,8 +112,8 @@ impl SnapshotChain {
         self.blocks.push((link.addr, block));
         Ok(())
     }
-    /// The list, and the blocks it lies in, oldest first, once all is read.
-    pub fn finish(mut self) -> Result<(SnapshotList, Vec<(BlockAddr, SnapshotBlock)>)> {
+    /// The list, and the blocks it lies in, oldest first, once all is read. `now` is the epoch of the disk.
+    pub fn finish(mut self, now: Epoch) -> Result<(SnapshotList, Vec<(BlockAddr, SnapshotBlock)>)> {
         assert!(self.next.is_none(), "finished before the oldest block");
         self.blocks.reverse();
         let mut list = SnapshotList::default();
@@ -121,6 +121,11 @@ impl SnapshotChain {
             for record in &block.records {
                 list.apply(record.clone()).map_err(|e| Error::corrupt("snapshot log", addr, e))?;
             }
+        }
+        if let Some((addr, _)) = self.blocks.last().filter(|_| list.newest >= now) {
+            let detail =
+                format!("it ends with epoch {}, the VDI record is of epoch {}", list.newest.0, now.0);
+            return Err(Error::corrupt("snapshot log", addr, detail));
         }
         Ok((list, self.blocks))
     }

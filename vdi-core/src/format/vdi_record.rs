@@ -26,7 +26,7 @@
 //! | 192 | 8 | | applied through: the VDI's own sequence number |
 //! | 200 | 16 | | parent VDI (of a clone), zero for none |
 //! | 216 | 8 | epoch | the parent's snapshot |
-//! | 224 | 8 | blocks | data blocks mapped by the tree |
+//! | 224 | 8 | blocks | data blocks that the VDI and its snapshots hold |
 //! | 232 | 8 | | generation of a host record, durable before this, that covers every block it names |
 //! | 240 | 272 | | reserved, zero |
 
@@ -128,7 +128,8 @@ pub struct VdiRecord {
     pub applied: Applied,
     /// For a clone: the VDI and snapshot it came from.
     pub parent: Option<(VdiId, Epoch)>,
-    /// Data blocks mapped.
+    /// Data blocks that the VDI and its snapshots hold, those shared with clones included. What a collection takes
+    /// of removed snapshots is not subtracted: a tree does not say whose its blocks were.
     pub data_blocks: u64,
     /// A host record of this generation was durable before this record was written, and says of every block that
     /// this one names that it is used. Set when the record is written.
@@ -222,7 +223,10 @@ impl VdiRecord {
         if !self.size_bytes.is_multiple_of(SECTOR_BYTES) {
             return Err("size is not a multiple of 512");
         }
-        if self.epoch > Epoch::MAX || self.threshold >= self.epoch || self.root_birth > self.epoch {
+        if self.epoch.0 > Epoch::MAX.0 / 2 {
+            return Err("its epoch is higher than anybody counts");
+        }
+        if self.threshold >= self.epoch || self.root_birth > self.epoch {
             return Err("epochs are out of order");
         }
         let counters = [

@@ -10,7 +10,7 @@ use super::{Log, Segment, count};
 use crate::error::{Error, ErrorKind, Result};
 use crate::format::record::Record;
 use crate::format::segment::verify_at;
-use crate::units::SegmentSeq;
+use crate::units::{BLOCK_BYTES, SegmentSeq};
 
 impl Log {
     /// Bytes of records that one batch of copies can hold, and that all copies together may take.
@@ -65,10 +65,11 @@ impl Log {
     /// # Errors
     /// [`ErrorKind::Busy`] when even the share for copies is used up; [`ErrorKind::Poisoned`].
     pub fn append_copies(&self, records: &[Record]) -> Result<Rc<Segment>> {
-        let mut encoded = Vec::new();
+        let (mut encoded, mut ends) = (Vec::new(), Vec::new());
         for record in records {
             assert!(record.copy && record.body.inline_blocks() == 0, "{record:?}");
             record.encode_into(0, &mut encoded);
+            ends.push(encoded.len());
         }
         assert!(!records.is_empty() && encoded.len() <= self.0.ring.record_bytes_max());
         let charge_bytes = charge_bytes(encoded.len(), 0);
@@ -88,6 +89,13 @@ impl Log {
             s.urgent = false;
             let segment = Rc::new(Segment::open(s.next_seq, incarnation));
             s.next_seq = SegmentSeq(s.next_seq.0 + 1);
+            if let Some(staging) = &self.0.staging {
+                let mut start = 0;
+                for end in ends {
+                    staging.push(segment.seq(), &encoded[start..end], &[]);
+                    start = end;
+                }
+            }
             let number = u32::try_from(records.len()).expect("bounded by a head area");
             s.open = Some(Open {
                 segment: Rc::clone(&segment),
@@ -105,10 +113,11 @@ impl Log {
 }
 
 impl State {
-    /// Ring bytes that may be in use when copies are appended. The skip at the ring's end is part of what is in
+    /// Ring bytes that may be in use when copies are appended. A block is left: a ring that is full to the last would look
+    /// like an empty one, which starts where it ends. The skip at the ring's end is part of what is in
     /// use once it is made, and there is one at most between tail and head.
     fn copies_end_bytes(&self) -> u64 {
         let skipped = self.tail.0 / self.ring.bytes != self.next.0 / self.ring.bytes;
-        if skipped { self.ring.bytes } else { self.ring.usable_bytes() }
+        if skipped { self.ring.bytes - BLOCK_BYTES } else { self.ring.usable_bytes() }
     }
 }

@@ -15,6 +15,7 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::format::staging::{
     BOOT, ENTRY_BYTES, HEAD, INCARNATION, LOG, MAGIC, RING, RING_BYTES, TAIL, entry_bytes,
 };
+use crate::limits::{LOG_COPY_BATCHES_PER_FLUSH, SEGMENT_HEAD_BYTES_MAX};
 use crate::sabotage::{Bug, Point, crash_point, is_stopped, seeded_bug};
 use crate::units::{BLOCK_SIZE, Incarnation, SegmentSeq, Uuid};
 
@@ -36,10 +37,11 @@ impl StagingMemory {
     }
 }
 
-/// As much as may be appended and not on the device, and the skip at the end. Entries are less than half as large again
-/// as what the ring of the log is charged for them.
+/// As much as may be appended and not on the device, copies too, and the skip at the end. Entries are less than half as
+/// large again as what the ring of the log is charged for them.
 fn ring_bytes(log: &Ring) -> usize {
-    let bytes = log.staged_bytes_max() / 2 * 3 + 2 * log.segment_bytes_max();
+    let copies = (LOG_COPY_BATCHES_PER_FLUSH + 1) * SEGMENT_HEAD_BYTES_MAX;
+    let bytes = (log.staged_bytes_max() + copies as u64) / 2 * 3 + 2 * log.segment_bytes_max();
     usize::try_from(bytes).expect("a few segments fit memory")
 }
 

@@ -71,6 +71,10 @@ pub enum Bug {
     UnstagedWhenSent,
     /// What a life before the last one of the log staged is adopted.
     StagedInAnotherLife,
+    /// A collection takes what the VDI of a damaged registry entry needs.
+    MarkMissesUnknown,
+    /// A restart frees blocks that copies further on in the log name.
+    CopiesForgotten,
     /// Of the two slots of a VDI record the older counts.
     OldSlotWins,
     /// A new VDI is registered before its record is flushed.
@@ -127,7 +131,7 @@ pub enum Bug {
 
 impl Bug {
     /// Every bug.
-    pub const ALL: [Bug; 60] = [
+    pub const ALL: [Bug; 62] = [
         Bug::SkipFlushBeforeRecord,
         Bug::SkipFlushAfterRecord,
         Bug::SkipHostRecord,
@@ -162,6 +166,8 @@ impl Bug {
         Bug::StagedBeforeCopied,
         Bug::UnstagedWhenSent,
         Bug::StagedInAnotherLife,
+        Bug::MarkMissesUnknown,
+        Bug::CopiesForgotten,
         Bug::OldSlotWins,
         Bug::RegistryBeforeRecord,
         Bug::ReplaysApplied,
@@ -210,6 +216,8 @@ impl Bug {
             | Bug::LossForgotten
             | Bug::SnapshotSizeForgotten
             | Bug::ShrinkWaitsForNobody
+            | Bug::MarkMissesUnknown
+            | Bug::CopiesForgotten
             | Bug::LeaksStay
             | Bug::StaleRecordTrusted
             | Bug::OpenedOnTheWay => "seeded_bugs_break_the_laws_of_the_engine",
@@ -312,6 +320,12 @@ impl Bug {
             ),
             Bug::StagedInAnotherLife => {
                 ("staged-in-another-life", "What a life before the last one of the log staged is adopted.")
+            }
+            Bug::MarkMissesUnknown => {
+                ("mark-misses-unknown", "A collection takes what the VDI of a damaged registry entry needs.")
+            }
+            Bug::CopiesForgotten => {
+                ("copies-forgotten", "A restart frees blocks that copies further on in the log name.")
             }
             Bug::OldSlotWins => ("old-slot-wins", "Of the two slots of a VDI record the older counts."),
             Bug::RegistryBeforeRecord => {

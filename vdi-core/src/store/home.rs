@@ -35,6 +35,7 @@ pub trait Home {
 pub struct SystemCopy {
     pub(super) extents: Vec<CatalogueEntry>,
     pub(super) vdis: Vec<RegistryEntry>,
+    pub(super) misses_vdis: bool,
 }
 
 impl Store {
@@ -45,6 +46,7 @@ impl Store {
         SystemCopy {
             extents: self.0.catalogue.borrow().entries.clone(),
             vdis: self.known_vdis().into_iter().filter(|e| e.host == slot).collect(),
+            misses_vdis: self.0.registry.borrow().misses_some,
         }
     }
     /// The shards besides the home shard that have a log, an extent or a VDI in this store.

@@ -34,6 +34,7 @@ use crate::executor::TaskLock;
 pub use crate::format::catalogue::ExtentKind;
 use crate::format::catalogue::{CatalogueEntry, ENTRIES_PER_SECTOR};
 use crate::format::host::{Claim, HostRecord};
+use crate::format::record::Body;
 use crate::format::superblock::Superblock;
 use crate::units::{BLOCK_BYTES, BLOCK_SIZE, BlockAddr, Geometry, Uuid};
 
@@ -54,6 +55,19 @@ pub struct Run {
     pub start: BlockAddr,
     /// How many, at least one.
     pub blocks: u32,
+}
+
+impl Run {
+    /// The blocks of the store that a log record names.
+    #[must_use]
+    pub fn named_by(body: &Body) -> Vec<Run> {
+        match body {
+            Body::WriteOut { runs, .. } => {
+                runs.iter().map(|(start, blocks)| Run { start: *start, blocks: *blocks }).collect()
+            }
+            _ => Vec::new(),
+        }
+    }
 }
 
 /// An open store; clones share it.

@@ -87,7 +87,7 @@ impl Store {
     ) -> Result<Store> {
         let sb = usable_superblock(&device).await?;
         let catalogue = Catalogue { entries: copy.extents, generations: Vec::new() };
-        let registry = Registry::of(copy.vdis);
+        let registry = Registry::of(copy.vdis, copy.misses_vdis);
         let system = System { catalogue, registry, free_extents: 0, home: Some(home), slot };
         Store::open_slot(device, sb, system, Vec::new()).await
     }
@@ -323,6 +323,7 @@ async fn read_registry(
             Ok((entry, generation)) => Slot { entry, generation, damaged: false },
             Err(e) => {
                 warnings.push(e);
+                out.misses_some = true;
                 Slot { entry: None, generation: Generation(0), damaged: true }
             }
         });

@@ -4,7 +4,7 @@
 use super::{HOME_SLOT, Store};
 use crate::error::{Error, ErrorKind, Result};
 use crate::format::registry::{self, RegistryEntry};
-use crate::sabotage::{Point, crash_point};
+use crate::sabotage::{Bug, Point, crash_point, seeded_bug};
 use crate::units::{BlockAddr, Generation, VdiId};
 
 /// One registry sector as last seen.
@@ -18,13 +18,15 @@ pub(super) struct Slot {
 #[derive(Default)]
 pub(super) struct Registry {
     pub slots: Vec<Slot>,
+    /// The home shard found a sector of it damaged: there may be VDIs that nobody knows.
+    pub misses_some: bool,
 }
 
 impl Registry {
     /// Just these.
-    pub fn of(vdis: Vec<RegistryEntry>) -> Registry {
+    pub fn of(vdis: Vec<RegistryEntry>, misses_some: bool) -> Registry {
         let slot = |e| Slot { entry: Some(e), generation: Generation(0), damaged: false };
-        Registry { slots: vdis.into_iter().map(slot).collect() }
+        Registry { slots: vdis.into_iter().map(slot).collect(), misses_some }
     }
     fn index(&self, id: VdiId) -> Option<usize> {
         self.slots.iter().position(|s| s.entry.as_ref().is_some_and(|e| e.id == id))
@@ -63,6 +65,23 @@ impl Store {
     }
     fn find_known(&self, is: impl Fn(&RegistryEntry) -> bool) -> Option<RegistryEntry> {
         self.0.registry.borrow().slots.iter().filter_map(|s| s.entry.as_ref()).find(|e| is(e)).cloned()
+    }
+    /// Whether a VDI of this shard may have this id: it is known, or its entry may be among those that are damaged.
+    #[must_use]
+    pub fn may_have(&self, id: VdiId) -> bool {
+        self.0.registry.borrow().misses_some || self.find_vdi_id(id).is_some()
+    }
+    /// An error when a sector of the registry is damaged: what the VDI of that entry needs cannot be told from what
+    /// nobody needs.
+    pub fn check_knows_all_vdis(&self) -> Result<()> {
+        if !self.0.registry.borrow().misses_some || seeded_bug(Bug::MarkMissesUnknown) {
+            return Ok(());
+        }
+        Err(Error::corrupt(
+            "registry",
+            "the start of the daemon",
+            "an entry is damaged, and its VDI needs its blocks",
+        ))
     }
     /// Add a VDI durably. Its record must be durable already. The caller holds the registry lock.
     pub async fn add_vdi(&self, id: VdiId, name: &str, slots: [BlockAddr; 2], created_ns: u64) -> Result<()> {

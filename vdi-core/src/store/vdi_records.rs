@@ -79,7 +79,7 @@ impl Store {
     /// records of all VDIs; one that cannot be read speaks for the worst.
     pub(super) async fn is_host_record_new_enough(&self, generation: Generation) -> bool {
         let alone = self.0.home.is_none() && self.known_vdis().iter().all(|e| e.host == self.slot());
-        if !alone || self.0.registry.borrow().slots.iter().any(|s| s.damaged) {
+        if !alone || self.0.registry.borrow().misses_some {
             // Blocks of this shard may be named by a VDI that another has by now.
             return false;
         }

@@ -8,6 +8,8 @@
 //! skips is found; memory and disk change together or not at all; the chain holds at most about twice
 //! as many records as it needs, or it is written anew.
 
+use std::rc::Rc;
+
 use smallvec::smallvec;
 
 use crate::buffer::{AlignedBuf, IoBuf};
@@ -18,7 +20,7 @@ use crate::format::snapshot_log::{BlockLink, RECORDS_BYTES_MAX, SnapshotBlock};
 pub use crate::format::snapshot_log::{Snapshot, SnapshotRecord};
 use crate::format::vdi_record::SnapshotLogHead;
 use crate::limits::{CHECKPOINT_WRITE_BYTES_MAX, SNAPSHOT_RECORDS_MAX};
-use crate::store::{ExtentKind, Store};
+use crate::store::{ExtentKind, Run, Store};
 use crate::units::{BLOCK_SIZE, BlockAddr, Epoch, VdiId};
 
 /// Records beyond twice the snapshots before a list is written anew.
@@ -34,6 +36,8 @@ pub struct SnapshotLog {
     blocks: Vec<BlockAddr>,
     /// The newest block as it is on disk.
     newest: Option<SnapshotBlock>,
+    /// Why the list on disk cannot be read: then this one is empty, and stays so.
+    damage: Option<Rc<Error>>,
 }
 
 /// What an append changed on disk, for the VDI record and the reuse rule.
@@ -43,8 +47,6 @@ pub struct AppendedSnapshots {
     pub head: SnapshotLogHead,
     /// Blocks that the list no longer uses once that record is durable.
     pub freed: Vec<BlockAddr>,
-    /// Blocks allocated and written.
-    pub blocks_written: u64,
 }
 
 impl SnapshotLog {
@@ -52,21 +54,37 @@ impl SnapshotLog {
     #[must_use]
     pub fn empty(vdi: VdiId) -> SnapshotLog {
         let (list, head) = (SnapshotList::default(), SnapshotLogHead::default());
-        SnapshotLog { vdi, head, list, blocks: Vec::new(), newest: None }
+        SnapshotLog { vdi, head, list, blocks: Vec::new(), newest: None, damage: None }
     }
-    /// Read the list that `head` names.
+    /// The list that `head` names, which cannot be read because of `damage`. The disk can be used without it.
+    #[must_use]
+    pub fn damaged(vdi: VdiId, head: SnapshotLogHead, damage: Error) -> SnapshotLog {
+        SnapshotLog { head, damage: Some(Rc::new(damage)), ..SnapshotLog::empty(vdi) }
+    }
+    /// An error when the list on disk cannot be read.
+    pub fn check(&self) -> Result<()> {
+        self.damage.as_ref().map_or(Ok(()), |e| Err(e.duplicate()))
+    }
+    /// Read the list that `head` names, of a disk in epoch `now`.
     ///
     /// # Errors
     /// `Corrupt` when a block is not what its successor vouches for, or the records make no sense.
-    pub async fn load(store: &Store, vdi: VdiId, head: SnapshotLogHead) -> Result<SnapshotLog> {
+    pub async fn load(store: &Store, vdi: VdiId, head: SnapshotLogHead, now: Epoch) -> Result<SnapshotLog> {
         let mut chain = SnapshotChain::new(head)?;
         while let Some(link) = chain.next_link() {
             let bytes = store.read_blocks(link.addr, 1).await?;
             chain.push(SnapshotBlock::verify(&bytes, link, vdi, store.uuid())?)?;
         }
-        let (list, mut blocks) = chain.finish()?;
+        let (list, mut blocks) = chain.finish(now)?;
         let addrs = blocks.iter().map(|(addr, _)| *addr).collect();
-        Ok(SnapshotLog { vdi, head, list, blocks: addrs, newest: blocks.pop().map(|(_, block)| block) })
+        Ok(SnapshotLog {
+            vdi,
+            head,
+            list,
+            blocks: addrs,
+            newest: blocks.pop().map(|(_, block)| block),
+            damage: None,
+        })
     }
     /// The snapshots.
     #[must_use]
@@ -84,22 +102,37 @@ impl SnapshotLog {
         &self.blocks
     }
     /// Append `records`, writing one new block (more only for a long batch or when the list is written anew).
-    /// All blocks are written, none flushed, when this returns; `birth` is the current epoch.
+    /// All blocks are written, none flushed, when this returns; `birth` is the current epoch. Whatever is allocated is
+    /// told to `allocated`, before it is written.
     ///
     /// # Errors
-    /// `TooLarge` at the bound of the list; `NoSpace` and device errors from the store. The list is then
-    /// unchanged, in memory and on disk. Panics on records that cannot follow: the engine checks requests.
+    /// `TooLarge` at the bound of the list; `Corrupt` when it cannot be read; `NoSpace` and device errors from the
+    /// store. The list is then unchanged, in memory and on disk. Panics on records that cannot follow: the engine checks requests.
     pub async fn append(
         &mut self,
         store: &Store,
         records: Vec<SnapshotRecord>,
         birth: Epoch,
+        mut allocated: impl FnMut(Run),
     ) -> Result<AppendedSnapshots> {
+        self.check()?;
         if records.is_empty() {
-            return Ok(AppendedSnapshots { head: self.head, freed: Vec::new(), blocks_written: 0 });
+            return Ok(AppendedSnapshots { head: self.head, freed: Vec::new() });
         }
         self.list.check(&records).expect("requests are checked before they become records");
-        let plan = self.plan(&records);
+        let anew = self.plan_anew(&records);
+        let mut written = match &anew {
+            Some(plan) => Some(self.write(store, plan, &mut allocated).await),
+            None => None,
+        };
+        // Only one block was promised; a list that is longer than it need be is no reason to fail.
+        let plan = match anew {
+            Some(plan) if !matches!(&written, Some(Err(e)) if e.kind() == ErrorKind::NoSpace) => plan,
+            _ => {
+                written = None;
+                self.plan(&records)
+            }
+        };
         if plan.records_total() > SNAPSHOT_RECORDS_MAX {
             return Err(Error::new(
                 ErrorKind::TooLarge,
@@ -107,7 +140,10 @@ impl SnapshotLog {
                 "remove snapshots that are no longer needed",
             ));
         }
-        let (links, newest) = self.write(store, &plan).await?;
+        let (links, newest) = match written {
+            Some(written) => written?,
+            None => self.write(store, &plan, &mut allocated).await?,
+        };
         for record in records {
             self.list.apply(record).expect("checked above");
         }
@@ -117,22 +153,27 @@ impl SnapshotLog {
         let head = links.last().map(|l| SnapshotLogHead { addr: l.addr, crc: l.crc, count, birth });
         self.head = head.unwrap_or_default();
         self.newest = newest;
-        Ok(AppendedSnapshots { head: self.head, freed, blocks_written: links.len() as u64 })
+        Ok(AppendedSnapshots { head: self.head, freed })
     }
 
-    fn plan(&self, records: &[SnapshotRecord]) -> Plan {
+    /// The list written anew, when it is much longer than it need be.
+    fn plan_anew(&self, records: &[SnapshotRecord]) -> Option<Plan> {
         let total = u64::from(self.head.count) + records.len() as u64;
         let count = |what: fn(&SnapshotRecord) -> bool| records.iter().filter(|r| what(r)).count();
         let live = self.list.len() + count(|r| matches!(r, SnapshotRecord::Taken(_)))
             - count(|r| matches!(r, SnapshotRecord::Removed { .. }));
-        if live == 0 || total > 2 * live as u64 + SLACK_RECORDS {
-            let mut list = self.list.clone();
-            for record in records {
-                list.apply(record.clone()).expect("checked by the caller");
-            }
-            let records = list.iter().cloned().map(SnapshotRecord::Taken).collect();
-            return Plan { blocks_kept: 0, predecessor: None, records_before: 0, records };
+        let longest = (2 * live as u64 + SLACK_RECORDS).min(SNAPSHOT_RECORDS_MAX);
+        if live > 0 && total <= longest {
+            return None;
         }
+        let mut list = self.list.clone();
+        for record in records {
+            list.apply(record.clone()).expect("checked by the caller");
+        }
+        let records = list.iter().cloned().map(SnapshotRecord::Taken).collect();
+        Some(Plan { blocks_kept: 0, predecessor: None, records_before: 0, records })
+    }
+    fn plan(&self, records: &[SnapshotRecord]) -> Plan {
         let Some(newest) = &self.newest else {
             return Plan { blocks_kept: 0, predecessor: None, records_before: 0, records: records.to_vec() };
         };
@@ -151,13 +192,19 @@ impl SnapshotLog {
         }
     }
 
-    async fn write(&self, store: &Store, plan: &Plan) -> Result<(Vec<BlockLink>, Option<SnapshotBlock>)> {
+    async fn write(
+        &self,
+        store: &Store,
+        plan: &Plan,
+        allocated: &mut impl FnMut(Run),
+    ) -> Result<(Vec<BlockLink>, Option<SnapshotBlock>)> {
         let mut blocks = plan.split();
         let mut links = Vec::new();
         let mut done = 0;
         while done < blocks.len() {
             let want = (blocks.len() - done).min(CHECKPOINT_WRITE_BYTES_MAX / BLOCK_SIZE) as u32;
             let run = store.allocate(ExtentKind::Metadata, want).await?;
+            allocated(run);
             let mut buf = AlignedBuf::zeroed(run.blocks as usize * BLOCK_SIZE);
             for (i, chunk) in buf.chunks_exact_mut(BLOCK_SIZE).enumerate() {
                 let block = &mut blocks[done + i];

@@ -151,7 +151,8 @@ impl Vdi {
         }
         if !events.is_empty() {
             let events = events.into_iter().map(|e| for_log(e.what, &roots)).collect::<Vec<_>>();
-            let appended = snapshots.append(&self.0.shared.store, events, record.epoch).await?;
+            let allocated = |run| self.0.attempt.borrow_mut().push(run);
+            let appended = snapshots.append(&self.0.shared.store, events, record.epoch, allocated).await?;
             freed.merge(appended.freed.into_iter().collect());
             record.snapshots = snapshots.head();
             crash_point(Point::SnapshotLogWritten);
@@ -256,7 +257,7 @@ impl Vdi {
         match self.take_back(prepared.record.generation).await {
             Ok(()) => self.abandon_attempt(),
             // Then what it wrote may be named by it.
-            Err(_) => self.hold(why.duplicate()),
+            Err(_) => self.hold_until_restart(why.duplicate()),
         }
         (prepared.cut, self.checkpoint_failed(why))
     }

@@ -1,5 +1,6 @@
 //! A held VDI takes no writes. Either its checkpoint fails (a block under its tree cannot be read, its device is away):
-//! then it can be read, is tried again now and then, and let go when it succeeds. Or what is known of it contradicts
+//! then it can be read, is tried again now and then, and let go when it succeeds. Or an error left open what is on the
+//! disk: what memory has of it is certain and can be read, and a restart finds out. Or what is known of it contradicts
 //! itself: it may have gone back to an earlier state, so it is not shown to a guest, and only a restart looks again.
 
 use std::cell::{Cell, RefCell};
@@ -15,8 +16,18 @@ const RETRY_NS: u64 = 60_000_000_000;
 
 struct Hold {
     why: Error,
-    /// Held because its checkpoint fails: a checkpoint that succeeds ends it.
-    stuck: bool,
+    kind: Kind,
+}
+
+/// In the order of what can be relied on.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+enum Kind {
+    /// Its checkpoint fails: one that succeeds ends the hold.
+    Stuck,
+    /// What it holds is certain; what is on its way to the store is not.
+    Blocked,
+    /// It may have gone back to an earlier state.
+    Uncertain,
 }
 
 /// What is wrong with a VDI.
@@ -36,17 +47,22 @@ impl Vdi {
     pub fn held(&self) -> Option<Error> {
         self.0.trouble.hold.borrow().as_ref().map(|h| h.why.duplicate())
     }
-    /// Take no writes until a restart.
+    /// Take no writes until a restart, and show nothing to a guest: it may be older than it was.
     pub fn hold(&self, why: Error) {
-        self.hold_as(why, false);
+        self.hold_as(why, Kind::Uncertain);
+    }
+    /// Take no writes until a restart finds out what of the last ones is on the store. What was read can still be read.
+    pub fn hold_until_restart(&self, why: Error) {
+        self.hold_as(why, Kind::Blocked);
     }
     /// As [`Vdi::hold`], because there was a newer record once, which may be there still.
     pub fn hold_as_superseded(&self, why: Error) {
         self.0.superseded.set(true);
         self.hold(why);
     }
-    /// An error when blocks may be in use that nothing in memory names: those of a newer record.
+    /// An error when blocks may be in use that nothing in memory names: those of a newer record, or of snapshots.
     pub fn check_marks_all(&self) -> Result<()> {
+        self.check_snapshots()?;
         if !self.0.superseded.get() || seeded_bug(Bug::MarkMissesNewest) {
             return Ok(());
         }
@@ -58,14 +74,12 @@ impl Vdi {
     }
     /// Take no writes until a checkpoint of it succeeds.
     pub fn hold_until_checkpointed(&self, why: Error) {
-        self.hold_as(why, true);
+        self.hold_as(why, Kind::Stuck);
     }
-    fn hold_as(&self, why: Error, stuck: bool) {
+    fn hold_as(&self, why: Error, kind: Kind) {
         let mut hold = self.0.trouble.hold.borrow_mut();
-        match &mut *hold {
-            Some(h) if h.stuck => *h = Hold { why, stuck },
-            Some(_) => {}
-            None => *hold = Some(Hold { why, stuck }),
+        if hold.as_ref().is_none_or(|h| h.kind < kind || h.kind == Kind::Stuck) {
+            *hold = Some(Hold { why, kind });
         }
         drop(hold);
         self.0.shared.pressure.refused.notify();
@@ -73,7 +87,7 @@ impl Vdi {
     /// True when it is held because its checkpoint fails.
     #[must_use]
     pub fn is_stuck(&self) -> bool {
-        self.0.trouble.hold.borrow().as_ref().is_some_and(|h| h.stuck)
+        self.0.trouble.hold.borrow().as_ref().is_some_and(|h| h.kind == Kind::Stuck)
     }
     /// Its checkpoint failed: damage holds it at once, other errors when they go on. True when it is held now.
     pub fn checkpoint_failed(&self, why: &Error) -> bool {
@@ -82,7 +96,7 @@ impl Vdi {
         t.retry_ns.set(self.0.shared.executor.now_ns() + RETRY_NS);
         let damage = why.kind() == ErrorKind::Corrupt;
         if damage || (t.failures.get() >= FAILURES_MAX && why.kind() != ErrorKind::NoSpace) {
-            self.hold_as(why.duplicate(), true);
+            self.hold_as(why.duplicate(), Kind::Stuck);
         }
         self.held().is_some()
     }
@@ -97,7 +111,9 @@ impl Vdi {
     pub fn is_due(&self) -> bool {
         match self.0.trouble.hold.borrow().as_ref() {
             None => true,
-            Some(hold) if hold.stuck => self.0.shared.executor.now_ns() >= self.0.trouble.retry_ns.get(),
+            Some(hold) if hold.kind == Kind::Stuck => {
+                self.0.shared.executor.now_ns() >= self.0.trouble.retry_ns.get()
+            }
             Some(_) => seeded_bug(Bug::LossForgotten),
         }
     }
@@ -138,7 +154,7 @@ impl Vdi {
     /// An error when the VDI may have gone back to an earlier state.
     pub(super) fn check_certain(&self) -> Result<()> {
         match &*self.0.trouble.hold.borrow() {
-            Some(Hold { why, stuck: false }) => Err(Error::new(
+            Some(Hold { why, kind: Kind::Uncertain }) => Err(Error::new(
                 why.kind(),
                 format!("VDI '{}' is held and may be older than it was: {}", self.name(), why.message()),
                 "attach it with --read-only to look at what is left; roll back or restore what its guest needs",

@@ -49,7 +49,7 @@ use block_lock::BlockLocks;
 use content::Staging;
 use overlay::Overlay;
 
-pub use origin::Parts;
+pub use origin::{Logged, Parts};
 pub(crate) use resize::check_size;
 pub use snapshot::SnapshotInfo;
 

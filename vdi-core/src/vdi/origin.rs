@@ -39,10 +39,10 @@ impl Parts {
 
 /// The requests of the records that a replay met, newest last. Bounded by what can be in flight.
 #[derive(Debug, Default)]
-pub(super) struct Logged(VecDeque<Origin>);
+pub struct Logged(VecDeque<Origin>);
 
 impl Logged {
-    pub fn note(&mut self, origin: Origin) {
+    pub(super) fn note(&mut self, origin: Origin) {
         if origin.request == 0 {
             return;
         }
@@ -58,6 +58,14 @@ impl Logged {
 }
 
 impl Vdi {
+    /// Which requests an earlier daemon had logged, taken out: the VDI goes to another shard's engine.
+    pub fn take_logged(&self) -> Logged {
+        self.0.logged.take()
+    }
+    /// What [`Vdi::take_logged`] gave.
+    pub fn give_logged(&self, logged: Logged) {
+        *self.0.logged.borrow_mut() = logged;
+    }
     /// The request `request` (not 0, and no other's for as long as the log may hold its records) before it is
     /// executed; `again` when an earlier daemon may have begun with it.
     #[must_use]

@@ -41,9 +41,8 @@ impl Vdi {
                     segment,
                 );
             }
-            Body::WriteOut { at, runs, crcs } => {
-                let runs: Vec<Run> =
-                    runs.iter().map(|(start, blocks)| Run { start: *start, blocks: *blocks }).collect();
+            Body::WriteOut { at, crcs, .. } => {
+                let runs = Run::named_by(&record.body);
                 for run in &runs {
                     inner.shared.store.mark_used(*run)?;
                 }
@@ -103,7 +102,10 @@ impl Vdi {
     ) {
         let range = at.0..at.0 + blocks;
         self.promise_again(&range, data, matches!(content, Content::Zero));
-        self.insert(&range, &content, segment.seq());
+        // A copy that names what is replaced here may lie further on than the record that replaces it.
+        let newest = self.0.shared.log.newest();
+        let named_through = if seeded_bug(Bug::CopiesForgotten) { segment.seq() } else { newest };
+        self.insert_freeing(&range, &content, segment.seq(), named_through);
     }
     fn replay_event(&self, seq: VdiSeq, what: What, ends_epoch: bool, segment: &Rc<Segment>) {
         self.promise_metadata_again(EVENT_BLOCKS);

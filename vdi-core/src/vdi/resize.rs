@@ -7,7 +7,6 @@ use crate::format::vdi_record::VdiRecord;
 use crate::limits::VDI_BYTES_MAX;
 use crate::sabotage::{Bug, Point, crash_point, seeded_bug};
 use crate::tree::grow;
-use crate::tree::snapshots::Snapshot;
 use crate::units::{Epoch, Generation, SECTOR_BYTES};
 
 impl Vdi {
@@ -58,9 +57,9 @@ impl Vdi {
         let _active = self.enter();
         self.zero_range(size_bytes..old, &Parts::default(), Ack::WriteThrough).await
     }
-    /// Return to a snapshot's tree, size and depth. The present state was snapshotted and everything is
-    /// checkpointed; nobody writes.
-    pub async fn roll_back_to(&self, to: &Snapshot) -> Result<()> {
+    /// Return to the tree, size and depth of the checkpointed snapshot `epoch`. The present state was snapshotted and
+    /// everything is checkpointed; [`ErrorKind::Busy`] when somebody writes all the same.
+    pub async fn roll_back_to(&self, epoch: Epoch) -> Result<()> {
         let _alone = self.0.reshaping.lock().await;
         let _turn = self.lock_turn().await;
         self.check_writable()?;
@@ -73,6 +72,8 @@ impl Vdi {
                 "stop the guest, then roll back",
             ));
         }
+        // Only now: one that was removed meanwhile may have been collected.
+        let to = self.durable_snapshot(epoch).ok_or_else(|| self.no_snapshot(epoch))?;
         let mut record = self.0.record.get();
         let latest = Epoch(record.epoch.0.max(to.epoch.0));
         (record.root, record.root_crc) = (to.root.addr, to.root.crc);
@@ -92,8 +93,14 @@ impl Vdi {
     async fn swing(&self, mut record: VdiRecord) -> Result<()> {
         let store = &self.0.shared.store;
         // What the record names, and how far the claims are used, must be durable before it is.
-        store.write_host_record().await?;
-        store.flush().await?;
+        let mut ready = store.write_host_record().await;
+        if ready.is_ok() {
+            ready = store.flush().await;
+        }
+        if ready.is_err() {
+            self.abandon_attempt();
+            return ready;
+        }
         record.generation = Generation(record.generation.0 + 1);
         let mut written = store.write_record(self.0.slots, &record).await;
         if written.is_ok() {
@@ -104,7 +111,7 @@ impl Vdi {
             // It may be there all the same.
             match self.take_back(record.generation).await {
                 Ok(()) => self.abandon_attempt(),
-                Err(_) => self.hold(e.duplicate()),
+                Err(_) => self.hold_until_restart(e.duplicate()),
             }
             return Err(e);
         }

@@ -3,7 +3,7 @@
 
 use super::Vdi;
 use crate::error::{Error, ErrorKind, Result};
-use crate::limits::{LABEL_BYTES_MAX, OPEN_EPOCHS_MAX};
+use crate::limits::{LABEL_BYTES_MAX, OPEN_EPOCHS_MAX, SNAPSHOTS_MAX};
 use crate::log::Body;
 use crate::sabotage::{Bug, seeded_bug};
 use crate::tree::snapshots::Snapshot;
@@ -45,6 +45,9 @@ impl Vdi {
     /// Take a snapshot; everything acknowledged before the call is in it. With nothing written since the
     /// last one it is a second name for that.
     pub async fn snapshot(&self, label: Option<&str>) -> Result<SnapshotInfo> {
+        self.check_writable()?;
+        self.check_snapshots()?;
+        self.check_room_for_a_snapshot()?;
         self.check_label(label)?;
         if !self.0.changed.get()
             && let Some(last) = self.snapshots().pop().filter(|s| self.is_unchanged_since(s))
@@ -60,10 +63,14 @@ impl Vdi {
             self.wait_for_checkpoint().await;
         }
         let wall_ns = self.0.shared.clock.wall_ns();
-        let size_bytes = self.size_bytes();
-        let body = Body::Snapshot { wall_ns, size_bytes, label: label.unwrap_or_default().into() };
-        let taken = |epoch| What::Taken { epoch, wall_ns, size_bytes, label: label.map(str::to_owned) };
-        let epoch = self.append_event(body, || self.check_label(label), taken).await?;
+        // Not the size that is shown: a shrink under way has not cut anything off yet.
+        let size_bytes = || self.0.record.get().size_bytes;
+        let body =
+            || Body::Snapshot { wall_ns, size_bytes: size_bytes(), label: label.unwrap_or_default().into() };
+        let taken =
+            |epoch| What::Taken { epoch, wall_ns, size_bytes: size_bytes(), label: label.map(str::to_owned) };
+        let (epoch, size_bytes) =
+            (self.append_event(body, || self.check_label(label), taken).await?, size_bytes());
         if !seeded_bug(Bug::SnapshotNotFlushed) {
             self.0.shared.log.flush().await?;
         }
@@ -71,24 +78,27 @@ impl Vdi {
     }
     /// The size is asked too: after a recovery only the record knows of a resize since the snapshot.
     fn is_unchanged_since(&self, s: &SnapshotInfo) -> bool {
-        let sizes = s.size_bytes == self.size_bytes() || seeded_bug(Bug::SnapshotSizeForgotten);
+        let sizes = s.size_bytes == self.0.record.get().size_bytes || seeded_bug(Bug::SnapshotSizeForgotten);
         s.epoch.next() == self.epoch() && sizes
     }
     /// Name a snapshot, or take its name away.
     pub async fn label(&self, epoch: Epoch, label: Option<&str>) -> Result<()> {
+        // First: the list of a disk that may be older than it was is not the one that was asked for.
+        self.check_writable()?;
         if self.find_snapshot(epoch)?.label.as_deref() == label {
             return Ok(());
         }
         let valid = || self.find_snapshot(epoch).and_then(|_| self.check_label(label));
         valid()?;
-        let body = Body::Label { snapshot: epoch, label: label.unwrap_or_default().into() };
+        let body = || Body::Label { snapshot: epoch, label: label.unwrap_or_default().into() };
         self.append_event(body, valid, |_| What::Labelled { epoch, label: label.map(str::to_owned) }).await?;
         self.0.shared.log.flush().await
     }
     /// Remove a snapshot from the list; its blocks become the collector's.
     pub async fn remove_snapshot(&self, epoch: Epoch) -> Result<()> {
+        self.check_writable()?;
         self.find_snapshot(epoch)?;
-        let body = Body::RemoveSnapshot { snapshot: epoch };
+        let body = || Body::RemoveSnapshot { snapshot: epoch };
         self.append_event(body, || self.find_snapshot(epoch).map(|_| ()), |_| What::Removed { epoch })
             .await?;
         self.0.shared.log.flush().await
@@ -114,15 +124,32 @@ impl Vdi {
         }
         list
     }
+    /// An error when the list of snapshots cannot be read. The disk goes on without it.
+    pub fn check_snapshots(&self) -> Result<()> {
+        self.0.snapshots.borrow().check()
+    }
+    fn check_room_for_a_snapshot(&self) -> Result<()> {
+        let taken = self.0.snapshots.borrow().list().len() as u64 + self.open_snapshots();
+        if taken < SNAPSHOTS_MAX {
+            return Ok(());
+        }
+        Err(Error::new(
+            ErrorKind::TooLarge,
+            format!("VDI '{}' has {taken} snapshots, no more fit", self.name()),
+            "remove snapshots that are no longer needed",
+        ))
+    }
     /// The snapshot of this epoch.
     pub fn find_snapshot(&self, epoch: Epoch) -> Result<SnapshotInfo> {
-        self.snapshots().into_iter().find(|s| s.epoch == epoch).ok_or_else(|| {
-            Error::new(
-                ErrorKind::NotFound,
-                format!("VDI '{}' has no snapshot {}", self.name(), epoch.0),
-                "list them with 'parallax snapshot ls VDI'",
-            )
-        })
+        self.check_snapshots()?;
+        self.snapshots().into_iter().find(|s| s.epoch == epoch).ok_or_else(|| self.no_snapshot(epoch))
+    }
+    pub(super) fn no_snapshot(&self, epoch: Epoch) -> Error {
+        Error::new(
+            ErrorKind::NotFound,
+            format!("VDI '{}' has no snapshot {}", self.name(), epoch.0),
+            "list them with 'parallax snapshot ls VDI'",
+        )
     }
     /// The checkpointed snapshot of this epoch, with its tree.
     #[must_use]
@@ -152,19 +179,19 @@ impl Vdi {
         }
         Ok(())
     }
-    /// Append the record of a change to the snapshot list and note the change, in one step, if it is still
-    /// `valid` then. A snapshot ends the epoch; returns the epoch the record belongs to.
+    /// Append the record of a change to the snapshot list, its `body` as it is then, and note the change, in one step, if
+    /// it is still `valid` then. A snapshot ends the epoch; returns the epoch the record belongs to.
     async fn append_event(
         &self,
-        body: Body,
+        body: impl Fn() -> Body,
         valid: impl Fn() -> Result<()>,
         what: impl FnOnce(Epoch) -> What,
     ) -> Result<Epoch> {
         let inner = &self.0;
         let shared = &inner.shared;
-        let ends_epoch = matches!(body, Body::Snapshot { .. });
-        let frees = matches!(body, Body::RemoveSnapshot { .. });
-        let mut record = self.record_for(body);
+        let mut record = self.record_for(body());
+        let ends_epoch = matches!(record.body, Body::Snapshot { .. });
+        let frees = matches!(record.body, Body::RemoveSnapshot { .. });
         let mut tries = 0;
         loop {
             let reservation = self.reserve_log(record.encoded_bytes(), 0).await?;
@@ -175,6 +202,8 @@ impl Vdi {
                 continue;
             }
             let epoch = inner.epoch.get();
+            // As it is now, not as it was before the waiting; it is as long as before.
+            record.body = body();
             record.seq = VdiSeq(inner.seq.get().0 + 1);
             record.epoch = epoch;
             let appended = shared.log.append(reservation, &record, smallvec::SmallVec::new())?;

@@ -294,15 +294,25 @@ impl Vdi {
     }
     /// Show what was just appended. No await may lie between the append and this.
     pub(super) fn insert(&self, blocks: &Range<u64>, content: &Content, segment: SegmentSeq) {
+        // The record that replaced them lies in `segment`: trimmed beyond it, no replay needs them.
+        self.insert_freeing(blocks, content, segment, segment);
+    }
+    /// As [`Vdi::insert`]; what is replaced is free once the log is trimmed beyond `named_through`.
+    pub(super) fn insert_freeing(
+        &self,
+        blocks: &Range<u64>,
+        content: &Content,
+        segment: SegmentSeq,
+        named_through: SegmentSeq,
+    ) {
         let inner = &self.0;
         let (epoch, batch) = (inner.epoch.get(), inner.batch.get());
         let count = blocks.end - blocks.start;
         let replaced = inner.overlay.borrow_mut().insert(blocks.start, count, epoch, batch, content);
         self.note_segment(batch, segment);
         inner.changed.set(true);
-        // The record that replaced them lies in `segment`: trimmed beyond it, no replay needs them.
         let freed = replaced.iter().flat_map(|(n, c)| c.placed_runs(*n)).collect();
-        inner.shared.store.quarantine(freed, segment);
+        inner.shared.store.quarantine(freed, named_through);
     }
     pub(super) fn note_segment(&self, batch: u64, segment: SegmentSeq) {
         let shared = &self.0.shared;

@@ -10,8 +10,8 @@ use crate::control::api::vdi::VdiList;
 
 /// List the VDIs of the store
 ///
-/// DATA is what the store holds for the present state of a VDI, what it shares with snapshots and clones
-/// included.
+/// DATA is what the store holds for a VDI and its snapshots, what it shares with clones included. What a
+/// collection takes of removed snapshots is not subtracted.
 #[derive(Args)]
 #[command(after_help = "Example:\n  parallax ls --json")]
 pub struct List {}

@@ -5,6 +5,7 @@ use std::os::fd::{AsRawFd, RawFd};
 use std::rc::Rc;
 use std::sync::Arc;
 
+use vdi_core::executor::Tokens;
 use vdi_core::{Error, Result};
 
 use super::attached_file::Attachment;
@@ -195,7 +196,8 @@ impl World {
     /// and replays whatever did not fit into the time.
     pub(super) async fn finish(&self) {
         tracing::info!("stopping: checkpoint");
-        match within(self, LAST_CHECKPOINT_NS, self.engine.checkpoint()).await {
+        let engine = self.engine.clone();
+        match within(self, LAST_CHECKPOINT_NS, self.started(async move { engine.checkpoint().await })).await {
             Some(Ok(())) => {}
             Some(Err(e)) => tracing::warn!(error = %e, hint = e.hint(), "the last checkpoint failed"),
             None => tracing::warn!("the last checkpoint took too long; the next start replays the log"),
@@ -213,9 +215,23 @@ impl World {
         };
         if within(self, LAST_REQUESTS_NS, all_gone).await.is_none() {
             tracing::warn!("requests are still in flight; the next daemon takes them up");
-        } else if let Some(Err(e)) = within(self, LAST_REQUESTS_NS, self.engine.close()).await {
-            tracing::warn!(error = %e, hint = e.hint(), "closing the store failed");
+        } else {
+            let engine = self.engine.clone();
+            let closed = within(self, LAST_REQUESTS_NS, self.started(async move { engine.close().await }));
+            if let Some(Err(e)) = closed.await {
+                tracing::warn!(error = %e, hint = e.hint(), "closing the store failed");
+            }
         }
+    }
+    /// `work` as a task, which goes on when nobody waits for it any more: a checkpoint is never dropped half way.
+    fn started<T: 'static, W: Future<Output = T> + 'static>(
+        &self,
+        work: W,
+    ) -> impl Future<Output = T> + use<T, W> {
+        let tokens: Tokens<T> = Tokens::default();
+        let (token, ended) = tokens.issue();
+        self.executor.spawn(async move { tokens.complete(token, work.await) });
+        ended
     }
 }
 

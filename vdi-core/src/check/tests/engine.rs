@@ -114,7 +114,7 @@ fn env(executor: &Executor, seed: &Rc<RefCell<u64>>) -> Env {
         executor: executor.clone(),
         clock: Rc::new(ManualClock::default()),
         entropy,
-        staging: StagingMemory::default(),
+        staging: crate::log::StagingMemory::default(),
     }
 }
 

@@ -54,6 +54,26 @@ pub(super) fn a_disk_that_may_be_older_than_it_was_shows_its_guest_nothing_but_c
     });
 }
 
+#[test]
+fn what_is_asked_of_the_list_of_a_held_disk_says_that_it_is_held() {
+    let (w, _) = two_disks();
+    let newest = w.run(|e| async move {
+        let bad = e.open_vdi("bad").await.unwrap();
+        e.snapshot("bad", Some("first")).await.unwrap();
+        e.checkpoint().await.unwrap();
+        let slot = bad.slots()[(bad.record().generation.0 % 2) as usize];
+        e.store().offset_bytes(slot, 1).unwrap()
+    });
+    damage(&w.store, newest);
+    w.run(|e| async move {
+        let removed = e.remove_snapshot("bad", Epoch(1)).await;
+        let labelled = e.label("bad", Epoch(1), Some("second")).await;
+        for refused in [removed.err(), labelled.err(), e.snapshot("bad", None).await.err()] {
+            assert_eq!(refused.unwrap().kind(), ErrorKind::Corrupt);
+        }
+    });
+}
+
 pub(super) fn what_a_newer_record_may_name_is_not_collected() {
     let (w, _) = two_disks();
     let newest = w.run(|e| async move {
@@ -125,9 +145,18 @@ pub(super) fn a_disk_that_lost_flushed_writes_with_the_log_stays_held_over_resta
             e.delete("bad", true).await.unwrap();
             e.create("bad", DISK).await.unwrap();
             write(&e.open_vdi("bad").await.unwrap(), 0, &fill(5, 4096)).await;
-            e.close().await.unwrap();
         });
-        w.run(|e| async move { assert_eq!(e.show("bad").await.unwrap().held, None) });
+        let discard = EngineOptions { discard_log: true, ..EngineOptions::default() };
+        // The loss is over: a sound log is used as ever.
+        w.run_with(discard, |e| async move {
+            assert_eq!(e.show("bad").await.unwrap().held, None);
+            let good = e.open_vdi("good").await.unwrap();
+            write(&good, 0, &fill(8, 4096)).await;
+            good.flush().await.unwrap();
+        });
+        w.run_with(discard, |e| async move {
+            assert_eq!(read(&e.open_vdi("good").await.unwrap(), 0, 4096).await, bytes_of(&fill(8, 4096)));
+        });
     }
 }
 
@@ -151,6 +180,116 @@ fn accept_the_loss(w: &World) {
 #[test]
 fn a_disk_that_lost_flushed_writes_with_the_log_is_held_until_it_is_deleted() {
     a_disk_that_lost_flushed_writes_with_the_log_stays_held_over_restarts();
+}
+
+/// Its blocks and what the log holds of it wait until the entry is mended.
+pub(super) fn nothing_of_a_disk_that_the_registry_has_lost_is_given_up() {
+    let (w, _) = two_disks();
+    let entry = w.run(|e| async move {
+        let bad = e.open_vdi("bad").await.unwrap();
+        write(&bad, 1 << 14, &fill(9, 64 << 10)).await;
+        write(&bad, 1 << 13, &fill(9, 1 << 20)).await;
+        let start = u64::from(e.store().superblock().registry_start) * crate::units::BLOCK_BYTES;
+        let entries = u64::from(e.store().superblock().registry_entries);
+        let registry = e.store().device().read(start, entries as usize * 512).await.unwrap();
+        let mut sectors = registry.chunks_exact(512);
+        let index = sectors.position(|s| s.windows(3).any(|w| w == b"bad")).unwrap();
+        start + index as u64 * 512
+    });
+    let mut was = [0; 512];
+    w.store.read(entry, &mut was);
+    w.store.write(entry, &[0x5a; 512]);
+    for round in 0..2 {
+        w.run(move |e| async move {
+            assert_eq!(e.open_vdi("bad").await.err().unwrap().kind(), ErrorKind::NotFound);
+            assert_eq!(e.collect(false).await.unwrap_err().kind(), ErrorKind::Corrupt);
+            busy(&e, round, 3 * LOG).await;
+            e.checkpoint().await.unwrap();
+        });
+    }
+    w.store.write(entry, &was);
+    clean(&w);
+    w.run(|e| async move {
+        let bad = e.open_vdi("bad").await.unwrap();
+        assert_eq!(read(&bad, 0, 1 << 20).await, bytes_of(&fill(1, 1 << 20)));
+        assert_eq!(read(&bad, 1 << 14, 64 << 10).await, bytes_of(&fill(9, 64 << 10)));
+        assert_eq!(read(&bad, 1 << 13, 1 << 20).await, bytes_of(&fill(9, 1 << 20)));
+        e.collect(false).await.unwrap();
+    });
+}
+
+#[test]
+fn a_damaged_entry_of_the_registry_costs_its_disk_nothing() {
+    nothing_of_a_disk_that_the_registry_has_lost_is_given_up();
+}
+
+#[test]
+fn a_disk_whose_snapshot_list_is_damaged_goes_on_without_it() {
+    let (w, _) = two_disks();
+    let list = w.run(|e| async move {
+        e.snapshot("bad", Some("first")).await.unwrap();
+        e.checkpoint().await.unwrap();
+        let bad = e.open_vdi("bad").await.unwrap();
+        e.store().offset_bytes(bad.record().snapshots.addr, 1).unwrap()
+    });
+    let was = damage(&w.store, list);
+    w.run(|e| async move {
+        let bad = e.open_vdi("bad").await.unwrap();
+        write(&bad, 0, &fill(9, 1 << 20)).await;
+        let refused = [
+            e.snapshots("bad").await.err(),
+            e.snapshot("bad", None).await.err(),
+            e.label("bad", Epoch(1), Some("other")).await.err(),
+            e.remove_snapshot("bad", Epoch(1)).await.err(),
+            e.rollback("bad", Epoch(1)).await.err(),
+            e.clone_vdi("bad", Some(Epoch(1)), "clone").await.err(),
+            e.collect(false).await.err(),
+        ];
+        assert!(refused.into_iter().all(|e| e.unwrap().kind() == ErrorKind::Corrupt));
+        assert_eq!(e.delete("bad", false).await.unwrap_err().kind(), ErrorKind::Busy);
+        busy(&e, 1, 2 * LOG).await;
+        e.checkpoint().await.unwrap();
+        assert_eq!(read(&bad, 0, 1 << 20).await, bytes_of(&fill(9, 1 << 20)));
+        assert!(bad.held().is_none());
+    });
+    w.store.write(list, &was);
+    clean(&w);
+    w.run(|e| async move {
+        e.rollback("bad", Epoch(1)).await.unwrap();
+        let bad = e.open_vdi("bad").await.unwrap();
+        assert_eq!(read(&bad, 0, 1 << 20).await, bytes_of(&fill(1, 1 << 20)));
+    });
+}
+
+#[test]
+fn a_disk_whose_tree_has_all_that_a_damaged_part_of_the_log_held_is_not_held_for_it() {
+    let (w, root) = two_disks();
+    let was = damage(&w.store, root);
+    let lost = w.run(|e| async move {
+        let (bad, good) = (e.open_vdi("bad").await.unwrap(), e.open_vdi("good").await.unwrap());
+        let log = &e.shared().log;
+        write(&bad, 0, &fill(5, 4096)).await;
+        bad.flush().await.unwrap();
+        write(&good, 0, &fill(6, 4096)).await;
+        good.flush().await.unwrap();
+        let lost = log.segments_from(log.newest()).0[0].block_offset(0).unwrap() - 4096;
+        // 'bad' holds the tail.
+        e.checkpoint().await.unwrap_err();
+        // A later segment shows that it was durable.
+        e.create("other", DISK).await.unwrap();
+        let other = e.open_vdi("other").await.unwrap();
+        write(&other, 8, &fill(5, 4096)).await;
+        other.flush().await.unwrap();
+        lost
+    });
+    w.store.write(root, &was);
+    damage(&w.log, lost);
+    w.run(|e| async move {
+        assert_eq!(e.status().recovery.findings, 1);
+        assert_eq!(e.show("good").await.unwrap().held, None);
+        let good = e.open_vdi("good").await.unwrap();
+        assert_eq!(read(&good, 0, 4096).await, bytes_of(&fill(6, 4096)));
+    });
 }
 
 #[test]

@@ -130,6 +130,66 @@ fn a_checkpoint_that_fails_every_minute_leaves_nothing_behind() {
 }
 
 #[test]
+fn a_snapshot_list_that_no_record_comes_to_name_is_given_back() {
+    let (w, _) = two_disks();
+    let unwritable = Rc::clone(&w.unwritable);
+    w.run(|e| async move {
+        let bad = e.open_vdi("bad").await.unwrap();
+        e.snapshot("bad", Some("first")).await.unwrap();
+        let slot = bad.slots()[((bad.record().generation.0 + 1) % 2) as usize];
+        unwritable.set(Some(e.store().offset_bytes(slot, 1).unwrap()));
+        let used = |e: &Engine| e.status().space.metadata_bytes;
+        let _ = e.checkpoint().await;
+        let before = used(&e);
+        for _ in 0..20 {
+            bad.retry_soon();
+            let _ = e.checkpoint().await;
+        }
+        assert!(used(&e) <= before, "{} more bytes", used(&e) - before);
+    });
+    clean(&w);
+}
+
+#[test]
+fn a_failed_flush_of_the_store_leaves_everything_readable() {
+    let (w, _) = two_disks();
+    w.run(move |e| async move {
+        let good = e.open_vdi("good").await.unwrap();
+        write(&good, 0, &fill(9, 4096)).await;
+        // As a round does whose flush of the records fails.
+        e.poison(&crate::error::Error::io("flush", libc::EIO));
+        assert!(good.held().is_some() && !good.is_stuck());
+        good.write(0, &fill(7, 4096), Ack::WriteBack).await.unwrap_err();
+        assert_eq!(read(&good, 0, 4096).await, bytes_of(&fill(9, 4096)));
+        // One that was not open, too.
+        let bad = e.open_vdi("bad").await.unwrap();
+        assert_eq!(read(&bad, 0, 1 << 20).await, bytes_of(&fill(1, 1 << 20)));
+    });
+    clean(&w);
+}
+
+#[test]
+fn a_block_that_cannot_be_read_at_start_is_the_trouble_of_its_reader() {
+    let (w, _) = two_disks();
+    let placed = w.run(|e| async move {
+        let bad = e.open_vdi("bad").await.unwrap();
+        write(&bad, 0, &fill(9, 1 << 20)).await;
+        let run = *bad.blocks_without_root().last().unwrap();
+        e.store().offset_bytes(run.start, run.blocks).unwrap()
+    });
+    w.unreadable.set(Some(placed));
+    let unreadable = Rc::clone(&w.unreadable);
+    w.run(|e| async move {
+        let (bad, good) = (e.open_vdi("bad").await.unwrap(), e.open_vdi("good").await.unwrap());
+        assert_eq!(read(&good, 0, 1 << 20).await, bytes_of(&fill(1, 1 << 20)));
+        let bufs: GuestBufs = HostMemory::slice(1 << 20).into();
+        assert_eq!(bad.read(0, &bufs).await.unwrap_err().kind(), ErrorKind::Io(libc::EIO));
+        unreadable.set(None);
+        assert_eq!(read(&bad, 0, 1 << 20).await, bytes_of(&fill(9, 1 << 20)));
+    });
+}
+
+#[test]
 fn a_record_that_cannot_be_written_is_the_trouble_of_its_disk_alone() {
     let (w, _) = two_disks();
     let unwritable = Rc::clone(&w.unwritable);

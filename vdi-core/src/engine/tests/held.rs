@@ -287,3 +287,54 @@ fn a_disk_whose_record_cannot_be_read_at_start_keeps_its_log_records_for_a_later
     });
     clean(&w);
 }
+
+/// What a disk that cannot checkpoint overwrote is named by copies that lie behind the record which replaced it.
+pub(super) fn what_copies_name_is_not_handed_out() {
+    let (w, root) = two_disks();
+    // Little is left, so that what is given back is soon taken.
+    w.run(|e| async move {
+        busy(&e, 0, LOG).await;
+        e.create("full", 1 << 30).await.unwrap();
+        let full = e.open_vdi("full").await.unwrap();
+        let left = e.status().space.free_bytes / (1 << 20) - 24;
+        for n in 0..left {
+            write(&full, n << 11, &fill(3, 1 << 20)).await;
+        }
+        e.checkpoint().await.unwrap();
+    });
+    let was = damage(&w.store, root);
+    let late =
+        EngineOptions { late_checkpoints: true, checkpoint_age_ns: u64::MAX / 2, ..EngineOptions::default() };
+    w.run_with(late, |e| async move {
+        let bad = e.open_vdi("bad").await.unwrap();
+        write(&bad, 0, &fill(21, 256 << 10)).await;
+        busy(&e, 1, LOG * 27 / 64).await;
+        write(&bad, 0, &fill(22, 256 << 10)).await;
+        let second = bad.oldest_segment();
+        // Until the first write is copied to the head, behind the second, which stays where it is.
+        while bad.oldest_segment() == second {
+            busy(&e, 1, 32 << 10).await;
+        }
+    });
+    for then in 1..16 {
+        let killed = w.fork();
+        for round in 3..7 {
+            // The second goes behind the first, which stays.
+            killed.run(move |e| async move { busy(&e, round, then * LOG / 16).await });
+        }
+        killed.store.write(root, &was);
+        clean(&killed);
+        killed.run(|e| async move {
+            let bad = e.open_vdi("bad").await.unwrap();
+            assert!(read(&bad, 0, 256 << 10).await == bytes_of(&fill(22, 256 << 10)));
+            e.checkpoint().await.unwrap();
+            e.collect(false).await.unwrap();
+        });
+        clean(&killed);
+    }
+}
+
+#[test]
+fn a_block_that_a_copy_names_is_not_handed_out_whatever_replaced_it() {
+    what_copies_name_is_not_handed_out();
+}

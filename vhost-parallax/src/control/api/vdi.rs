@@ -16,8 +16,8 @@ pub struct VdiInfo {
     pub size_bytes: u64,
     /// When it was created by the host's clock, milliseconds since 1970 (UTC).
     pub created_unix_ms: u64,
-    /// Data the store holds for its present state, blocks shared with snapshots and clones included, as
-    /// of the last checkpoint, bytes.
+    /// Data the store holds for it and its snapshots, what it shares with clones included, as of the last
+    /// checkpoint, bytes. What a collection takes of removed snapshots is not subtracted.
     pub mapped_bytes: u64,
     /// The number its next snapshot gets.
     pub epoch: u64,
