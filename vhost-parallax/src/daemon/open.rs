@@ -14,6 +14,7 @@ use vdi_core::device::{DeviceHandle, Opened};
 use vdi_core::engine::{Engine, EngineOptions, Env};
 use vdi_core::executor::Executor;
 use vdi_core::format::log_head::{SLOT_BYTES, SLOTS, identify, slot_offset_bytes};
+use vdi_core::log::StagingMemory;
 use vdi_core::store::Store;
 use vdi_core::units::Uuid;
 
@@ -23,7 +24,7 @@ use crate::control::api::error::{Code, ErrorBody, Result};
 use crate::control::api::log_path::{default_log_path, shard_log_path};
 use crate::control::api::size::human;
 use crate::shard::devices::{Devices, open_for_shard, open_locked};
-use crate::shard::{Place, ShardOptions};
+use crate::shard::{Place, ShardOptions, staging};
 use crate::vhost::SocketAccess;
 
 /// What the home shard has opened, and what the others open after it.
@@ -72,7 +73,9 @@ pub(super) fn open_home(
     logs.check_place(config.shards)?;
     let log = logs.open(&mut devices, 0)?;
     let options = engine_options(config);
-    let (env, peers) = (env(executor, clock)?, place.engines.clone());
+    let staging =
+        |shard, log: &DeviceHandle| staging::open(&config.run_dir.staging_dir(), shard, log.info().len_bytes);
+    let (env, peers) = (env(executor, clock, staging(0, &log)?)?, place.engines.clone());
     let (e, s) = (env.clone(), store.clone());
     let engine = devices.run(async move { Engine::open_home(e, s, log, options, peers).await })?;
     report_recovery(&engine, 0);
@@ -81,7 +84,8 @@ pub(super) fn open_home(
     for shard in all.into_iter().filter(|s| *s >= config.shards) {
         let log = logs.open(&mut devices, shard)?;
         tracing::info!(shard, "taking over what this shard has: it is not served any more");
-        let (home, e, s) = (engine.clone(), env.clone(), store.clone());
+        let e = Env { staging: staging(shard, &log)?, ..env.clone() };
+        let (home, s) = (engine.clone(), store.clone());
         devices.run(async move { home.take_over(shard, e, (s, log), options).await })?;
         let path = logs.path(shard);
         if let Err(e) = std::fs::remove_file(&path) {
@@ -113,13 +117,8 @@ fn engine_options(config: &Config) -> EngineOptions {
     }
 }
 
-pub(super) fn env(executor: &Executor, clock: &Rc<dyn Clock>) -> Result<Env> {
-    Ok(Env {
-        executor: executor.clone(),
-        clock: Rc::clone(clock),
-        entropy: entropy()?,
-        staging: StagingMemory::default(),
-    })
+pub(super) fn env(executor: &Executor, clock: &Rc<dyn Clock>, staging: StagingMemory) -> Result<Env> {
+    Ok(Env { executor: executor.clone(), clock: Rc::clone(clock), entropy: entropy()?, staging })
 }
 
 pub(super) fn report_recovery(engine: &Engine, shard: u16) {

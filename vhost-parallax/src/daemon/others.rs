@@ -14,7 +14,7 @@ use super::failed;
 use super::open::{Logs, OpenedHome, env, report_recovery};
 use crate::control::api::error::Result;
 use crate::shard::devices::Devices;
-use crate::shard::{Place, Shard, ShardOptions, shard};
+use crate::shard::{Place, Shard, ShardOptions, shard, staging};
 use crate::vhost::Event;
 
 /// The threads, while they open their logs.
@@ -89,7 +89,8 @@ fn open(start: Start) -> Result<Shard> {
     let mut devices = Devices::new(executor.clone(), Rc::clone(&clock))?;
     let store = devices.adopt(file)?;
     let log = logs.open(&mut devices, place.number())?;
-    let (env, peers) = (env(&executor, &clock)?, place.engines.clone());
+    let staging = staging::open(&options.run_dir.staging_dir(), place.number(), log.info().len_bytes)?;
+    let (env, peers) = (env(&executor, &clock, staging)?, place.engines.clone());
     let engine =
         devices.run(async move { Engine::open_shard(env, store, log, engine_options, peers).await })?;
     report_recovery(&engine, place.number());

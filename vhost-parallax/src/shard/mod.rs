@@ -24,6 +24,7 @@ mod place;
 mod polling;
 mod reorder;
 mod serve;
+pub mod staging;
 
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;

@@ -67,6 +67,11 @@ impl RunDir {
     pub fn control_socket(&self) -> Result<PathBuf> {
         checked(self.0.join("control.sock"))
     }
+    /// The staging memory of the shards, a file each.
+    #[must_use]
+    pub fn staging_dir(&self) -> PathBuf {
+        self.0.join("staging")
+    }
     /// The directory of the VDI sockets.
     #[must_use]
     pub fn vdi_dir(&self) -> PathBuf {
