@@ -34,7 +34,7 @@ use crate::error::Result;
 use crate::format::log_head::VdiGeneration;
 use crate::log::Scan;
 use crate::tree::walk::BlockSet;
-use crate::units::{VdiId, VdiSeq};
+use crate::units::{Generation, VdiId, VdiSeq};
 
 pub use repair::{repair_leaks, write_mends};
 pub use report::{Counts, Finding, Hurt, Report, Severity};
@@ -64,6 +64,8 @@ struct Check {
     scans: Vec<(DeviceHandle, Scan)>,
     /// Each VDI's name, and the last record that its tree has.
     applied: BTreeMap<VdiId, (String, VdiSeq)>,
+    /// The newest host record that a VDI record relies on.
+    relied_on: Generation,
     trees: Vec<vdis::Tree>,
     damage: Vec<hurt::Damage>,
     report: Report,
@@ -88,6 +90,7 @@ pub async fn check(store: &DeviceHandle, logs: &[DeviceHandle], options: CheckOp
         remembered: Vec::new(),
         scans: Vec::new(),
         applied: BTreeMap::new(),
+        relied_on: Generation(0),
         trees: Vec::new(),
         damage: Vec::new(),
         reader,

@@ -12,10 +12,12 @@ use crate::format::host::{Claim, HostLog, HostRecord};
 use crate::format::registry::{self, RegistryEntry};
 use crate::format::superblock::{self, COPIES, Superblock};
 use crate::limits::HOSTS_MAX;
-use crate::units::{BLOCK_BYTES, BLOCK_SIZE, BlockAddr};
+use crate::units::{BLOCK_BYTES, BLOCK_SIZE, BlockAddr, Generation};
 
 const SECTOR: usize = catalogue::SECTOR_SIZE;
 const REWRITTEN: &str = "the other copy serves; the daemon writes this one anew when it changes it next";
+const LOST_RECORD: &str =
+    "a newer one was lost, or these were another shard's; nothing that it has claimed is taken for free";
 const SUPERBLOCK_HINT: &str = "the other copy serves; 'parallax check -r all' writes this one anew";
 const CATALOGUE_HINT: &str = "'parallax check -r all' rebuilds it from the extents' own headers; where those are damaged too, restore the \
      VDIs that lie there from a backup into a new store";
@@ -27,9 +29,11 @@ const REGISTRY_HINT: &str =
 pub(super) struct System {
     pub vdis: Vec<RegistryEntry>,
     pub logs: Vec<HostLog>,
+    /// The newest record of each host slot that has one.
+    pub hosts: Vec<(u16, Generation)>,
     /// Claims of all hosts; what they have not used is free, unless `doubtful`.
     pub claims: Vec<Claim>,
-    /// Claims of hosts one of whose record copies is damaged: it may have been the newer one, so none of
+    /// Claims of hosts one of whose record copies is damaged or lost: it may have been the newer one, so none of
     /// their blocks is known to be free.
     pub doubtful: Vec<Claim>,
 }
@@ -157,6 +161,20 @@ fn check_extents(
     }
 }
 
+impl System {
+    /// VDI records rely on the host record of generation `relied_on`. That it is older means something only where one
+    /// shard has written all of them.
+    pub fn doubt_claims(&mut self, relied_on: Generation, report: &mut Report) {
+        let [(slot, newest)] = self.hosts[..] else { return };
+        if newest < relied_on {
+            let detail = format!("it is of generation {}, VDI records rely on {}", newest.0, relied_on.0);
+            let error = Error::corrupt("host record", format!("host slot {slot}"), detail);
+            report.add(Severity::Note, error.message().to_owned(), LOST_RECORD);
+            self.doubtful.append(&mut self.claims);
+        }
+    }
+}
+
 /// Read host records and registry.
 pub(super) async fn read(reader: &Reader, report: &mut Report) -> Result<System> {
     let mut system = System::default();
@@ -171,18 +189,20 @@ pub(super) async fn read(reader: &Reader, report: &mut Report) -> Result<System>
 async fn host(reader: &Reader, slot: u16, system: &mut System, report: &mut Report) {
     let sb = &reader.superblock;
     let mut best: Option<HostRecord> = None;
-    let mut problems = Vec::new();
+    let (mut problems, mut empty) = (Vec::new(), Vec::new());
     for copy in 0..2u64 {
         let block = u64::from(sb.hosts_start) + u64::from(slot) * 2 + copy;
         let read = reader.device.read(Superblock::system_offset(block), BLOCK_SIZE).await;
-        if read.as_ref().is_ok_and(|bytes| is_zero(bytes)) {
-            continue;
-        }
+        let blank = read.as_ref().is_ok_and(|bytes| is_zero(bytes));
         match read.and_then(|bytes| HostRecord::verify(&bytes, slot, copy, sb.uuid)) {
             Ok(r) if best.as_ref().is_none_or(|b| b.generation < r.generation) => best = Some(r),
             Ok(_) => {}
+            Err(e) if blank => empty.push(e),
             Err(e) => problems.push(e),
         }
+    }
+    if best.as_ref().is_some_and(HostRecord::has_predecessor) {
+        problems.extend(empty);
     }
     for e in &problems {
         match best {
@@ -194,6 +214,7 @@ async fn host(reader: &Reader, slot: u16, system: &mut System, report: &mut Repo
         };
     }
     if let Some(record) = best {
+        system.hosts.push((slot, record.generation));
         system.logs.extend(record.logs);
         let claims = if problems.is_empty() { &mut system.claims } else { &mut system.doubtful };
         claims.extend(record.claims);

@@ -40,6 +40,7 @@ impl Check {
                 self.snapshots_of(&entry, &record).await;
             }
         }
+        self.system.doubt_claims(self.relied_on, &mut self.report);
         for tree in self.trees.clone() {
             self.tree(&tree).await;
         }
@@ -52,7 +53,11 @@ impl Check {
         let mut damaged = None;
         for slot in entry.slots {
             self.alone(slot, &slot_name(&entry.name, slot));
-            match self.slot(entry, slot).await {
+            let found = self.slot(entry, slot).await;
+            if let Ok(Some(r)) = &found {
+                self.relied_on = self.relied_on.max(r.host_generation);
+            }
+            match found {
                 Ok(Some(r)) if best.is_none_or(|b| version(&b) < version(&r)) => best = Some(r),
                 Ok(_) => {}
                 Err(e) => damaged = Some((slot, e.context(format!("VDI '{}'", entry.name)))),

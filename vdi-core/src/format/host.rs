@@ -122,6 +122,11 @@ pub struct HostRecord {
 }
 
 impl HostRecord {
+    /// Whether there was one before it: then both copies have been written, and neither is empty.
+    #[must_use]
+    pub fn has_predecessor(&self) -> bool {
+        self.generation > Generation(1)
+    }
     /// The block for copy `copy` of host slot `slot`.
     #[must_use]
     pub fn encode(&self, slot: u16, copy: u64, owner: Uuid) -> Vec<u8> {

@@ -1,4 +1,4 @@
-//! Opening a store: verify, then use. Reads the system area and the bitmaps of this shard's extents, never the
+//! Opening a store: verify, then use. Reads the system area, the VDI records and the bitmaps of this shard's extents, never the
 //! rest of the store.
 
 use std::cell::{Cell, RefCell};
@@ -127,7 +127,9 @@ impl Store {
             let (regions, generations) = store.load_extent(number, &entry).await?;
             store.take_over(number, entry.kind, regions, generations);
         }
-        if newest || store.is_host_record_new_enough(Generation(host_generation)).await {
+        let relied_on = store.host_record_relied_on(newest).await;
+        store.not_before(relied_on.generation);
+        if (newest || relied_on.complete) && relied_on.generation.0 <= host_generation {
             store.return_unused_claims();
         }
         Ok(store)
@@ -330,9 +332,10 @@ async fn read_registry(
     Ok(out)
 }
 
-/// The newest host record, and whether it is the newest for certain: when the other slot is damaged, that
-/// one may have been newer. Then the VDI records tell whether anything relies on it; if so, everything claimed
-/// counts as used (a leak until the next collection). A shard that is new has none yet.
+/// The newest host record, and whether it is the newest as far as the two copies tell: when the other one is damaged,
+/// or empty although it was written once, that one may have been newer. Then the VDI records tell whether anything
+/// relies on it; if so, everything claimed counts as used (a leak until the next collection). A shard that is new has
+/// none yet.
 async fn read_host(
     device: &DeviceHandle,
     sb: &Superblock,
@@ -340,15 +343,18 @@ async fn read_host(
     warnings: &mut Vec<Error>,
 ) -> Result<(HostRecord, bool)> {
     let mut best: Option<HostRecord> = None;
-    let mut damaged = None;
+    let (mut damaged, mut empty) = (None, None);
     for copy in 0..2 {
         let block = device.read(host_offset(sb, slot, copy), BLOCK_SIZE).await?;
         match HostRecord::verify(&block, slot, copy, sb.uuid) {
             Ok(r) if best.as_ref().is_none_or(|b| b.generation < r.generation) => best = Some(r),
             Ok(_) => {}
-            Err(_) if is_zero(&block) => {}
+            Err(e) if is_zero(&block) => empty = Some(e),
             Err(e) => damaged = Some(e),
         }
+    }
+    if best.as_ref().is_some_and(HostRecord::has_predecessor) {
+        damaged = damaged.or(empty);
     }
     let trusted = damaged.is_none();
     match (best, damaged) {
