@@ -7,7 +7,6 @@ use crate::device::DeviceHandle;
 use crate::error::Result;
 use crate::format::catalogue::{self, CatalogueEntry, ENTRIES_PER_SECTOR, ExtentKind};
 use crate::format::extent::{self, ExtentHeader, REGIONS_PER_SECTOR, RegionBits};
-use crate::format::registry::RegistryEntry;
 use crate::format::superblock::{COPIES, Superblock};
 use crate::limits::CHECK_FINDINGS_MAX;
 use crate::units::{BLOCK_BYTES, BLOCK_SIZE, BlockAddr, ExtentNumber, Generation};
@@ -85,12 +84,11 @@ impl Check {
         self.report.mend(what, offset, found, anew);
     }
     /// A record's slot as if it was never written, when the log says that the other one is the newest.
-    pub(super) async fn mend_slot(&mut self, entry: &RegistryEntry, slot: BlockAddr) {
+    pub(super) async fn mend_slot(&mut self, name: &str, slot: BlockAddr) {
         let offset = self.reader.offset_bytes(slot, ExtentKind::Metadata);
         let Ok((offset, found)) = offset.map(|o| (o, self.reader.metadata(slot))) else { return };
         if let Ok(found) = found.await {
-            let what =
-                format!("empty the damaged slot {slot} of VDI '{}'; the other is the newest", entry.name);
+            let what = format!("empty the damaged slot {slot} of VDI '{name}'; the other is the newest");
             self.report.mend(what, offset, &found, vec![0; BLOCK_SIZE]);
         }
     }

@@ -34,7 +34,7 @@ use crate::error::Result;
 use crate::format::log_head::VdiGeneration;
 use crate::log::Scan;
 use crate::tree::walk::BlockSet;
-use crate::units::{Generation, VdiId, VdiSeq};
+use crate::units::{BlockAddr, Generation, VdiId, VdiSeq};
 
 pub use repair::{repair_leaks, write_mends};
 pub use report::{Counts, Finding, Hurt, Report, Severity};
@@ -66,6 +66,8 @@ struct Check {
     applied: BTreeMap<VdiId, (String, VdiSeq)>,
     /// The newest host record that a VDI record relies on.
     relied_on: Generation,
+    /// Slots that may be emptied, each with the name of its VDI: the other one is the newest for certain.
+    damaged_slots: Vec<(String, BlockAddr)>,
     trees: Vec<vdis::Tree>,
     damage: Vec<hurt::Damage>,
     report: Report,
@@ -91,6 +93,7 @@ pub async fn check(store: &DeviceHandle, logs: &[DeviceHandle], options: CheckOp
         scans: Vec::new(),
         applied: BTreeMap::new(),
         relied_on: Generation(0),
+        damaged_slots: Vec::new(),
         trees: Vec::new(),
         damage: Vec::new(),
         reader,

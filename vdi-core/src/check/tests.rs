@@ -18,6 +18,7 @@ use crate::executor::{Executor, block_on};
 use crate::format::extent::{self, bitmap_sectors};
 use crate::format::host::HostLog;
 use crate::format::log_head::{SLOT_BYTES, SLOTS, slot_offset_bytes};
+use crate::format::registry;
 use crate::format::superblock::COPIES;
 use crate::format::vdi_record::{self, VdiRecord};
 use crate::log::{Body, Log, Origin, Record, VdiGeneration};

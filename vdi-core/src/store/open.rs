@@ -1,5 +1,5 @@
-//! Opening a store: verify, then use. Reads the system area, the VDI records and the bitmaps of this shard's extents, never the
-//! rest of the store.
+//! Opening a store: verify, then use. Reads the system area, the VDI records and the bitmaps of this shard's
+//! extents, never the rest of the store.
 
 use std::cell::{Cell, RefCell};
 use std::rc::Rc;
