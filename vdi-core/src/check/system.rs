@@ -221,16 +221,16 @@ async fn host(reader: &Reader, slot: u16, system: &mut System, report: &mut Repo
     }
 }
 
-/// Drop claims that do not lie in an extent of their kind.
+/// Drop claims that do not lie in an extent of their kind, or in its header and bitmap.
 fn check_claims(reader: &Reader, system: &mut System, report: &mut Report) {
     let g = reader.superblock.geometry;
     let fits = |c: &Claim| {
         let in_store = c.start.0 >> g.extent_bits < reader.catalogue.len() as u64;
-        in_store && reader.entry(g.extent(c.start)).is_none_or(|e| e.kind == c.kind)
+        in_store && reader.entry(g.extent(c.start)).is_none_or(|e| c.fits(e.kind, g))
     };
     for claims in [&mut system.claims, &mut system.doubtful] {
         for c in claims.iter().filter(|c| !fits(c)) {
-            let detail = format!("a claim of {:?} blocks names an extent of another kind", c.kind);
+            let detail = format!("a claim of {:?} blocks is of what nobody can claim", c.kind);
             report.corrupt(&Error::corrupt("host record", c.start, detail), REWRITTEN);
         }
         claims.retain(fits);

@@ -25,7 +25,7 @@ use super::catalogue::{CatalogueEntry, ExtentKind};
 use super::superblock::Superblock;
 use super::{Expect, HEADER_BYTES, Kind, owner_of, seal, verify};
 use crate::error::{Error, Result};
-use crate::limits::REGION_BLOCKS;
+use crate::limits::{LEASES_MAX, REGION_BLOCKS};
 use crate::units::{BLOCK_SIZE, ExtentNumber, Generation, Geometry, Uuid};
 
 /// Bytes of the header and of a bitmap sector.
@@ -105,6 +105,9 @@ impl ExtentHeader {
             shard: half(68),
             lease_generation: u64::from_le_bytes(generation),
         };
+        if header.lease_generation > LEASES_MAX {
+            return Err(bad("more changes of owner than anybody counts"));
+        }
         // Whatever is not a field is zero.
         if bytes == header.encode(owner) { Ok(header) } else { Err(bad("a reserved field is not zero")) }
     }
@@ -224,6 +227,8 @@ mod tests {
         every_flipped_bit_is_found(&bytes, |b| h.verify(b, Uuid(5)).is_ok());
         assert_eq!(ExtentHeader::decode(&bytes, h.number, Uuid(5)).unwrap(), h);
         every_flipped_bit_is_found(&bytes, |b| ExtentHeader::decode(b, h.number, Uuid(5)).is_ok());
+        let endless = ExtentHeader { lease_generation: LEASES_MAX + 1, ..h }.encode(Uuid(5));
+        assert!(ExtentHeader::decode(&endless, h.number, Uuid(5)).is_err(), "bitmaps count on from it");
         let mut regions = [[0u64; 8]; 7];
         regions[0][0] = 0b1011;
         regions[6][7] = 1 << 63;

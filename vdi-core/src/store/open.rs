@@ -172,6 +172,12 @@ impl Store {
     fn return_unused_claims(&self) {
         let g = self.geometry();
         for claim in &self.0.host.borrow().claims {
+            let kind =
+                self.0.catalogue.borrow().entries.get(g.extent(claim.start).0 as usize).map(|e| e.kind);
+            if !kind.is_some_and(|kind| claim.fits(kind, g)) {
+                self.warn(Error::corrupt("host record", claim.start, "a claim is of what nobody can claim"));
+                continue;
+            }
             let mask = claim.unused();
             let mut bitmaps = self.0.bitmaps.borrow_mut();
             // Only what the bitmap calls used comes back: the bitmap write of a claim may not have happened.
