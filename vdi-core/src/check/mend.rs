@@ -48,8 +48,9 @@ impl Report {
         let mut entries = Vec::new();
         for number in (first..sb.extents.min(first + ENTRIES_PER_SECTOR as u32)).map(ExtentNumber) {
             let start_block = u64::from(number.0) << sb.geometry.extent_bits;
-            let block = device.read(start_block * BLOCK_BYTES, BLOCK_SIZE).await?;
-            let Some(entry) = extent::entry_by_header(&block, number, sb) else { return Ok(()) };
+            let bytes = extent::overhead_blocks(sb.geometry) as usize * BLOCK_SIZE;
+            let head = device.read(start_block * BLOCK_BYTES, bytes).await?;
+            let Some(entry) = extent::entry_by_head(&head, number, sb) else { return Ok(()) };
             entries.push(entry);
         }
         let what = format!("write catalogue sector {index} anew, from the headers of its extents");

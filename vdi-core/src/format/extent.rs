@@ -128,22 +128,28 @@ impl ExtentHeader {
     }
 }
 
-/// The catalogue entry of extent `number` of the store `sb` as the extent's first block tells it, for when the
-/// catalogue cannot; None when that is a damaged header.
+/// The catalogue entry of extent `number` of the store `sb` as the extent's own first blocks ([`overhead_blocks`] of
+/// them, in `head`) tell it, for when the catalogue cannot; None when they are damaged.
 #[must_use]
-pub fn entry_by_header(block: &[u8], number: ExtentNumber, sb: &Superblock) -> Option<CatalogueEntry> {
+pub fn entry_by_head(head: &[u8], number: ExtentNumber, sb: &Superblock) -> Option<CatalogueEntry> {
     let start_block = u64::from(number.0) << sb.geometry.extent_bits;
     let entry = |kind, host, shard, lease_generation| {
         Some(CatalogueEntry { kind, host, shard, device: 0, start_block, lease_generation })
     };
-    let bytes = block.get(..SECTOR_SIZE)?;
+    let bytes = head.get(..SECTOR_SIZE)?;
     match ExtentHeader::decode(bytes, number, sb.uuid) {
         _ if number.0 < sb.system_extents => entry(ExtentKind::System, 0, 0, 0),
         Ok(h) => entry(h.kind, h.host, h.shard, h.lease_generation),
-        // What lies there was never an extent of this store: even a damaged header names its store.
-        Err(_) if owner_of(bytes) != sb.uuid => entry(ExtentKind::Free, 0, 0, 0),
+        // What lies there was never an extent of this store: even damaged, its header or its bitmap names it.
+        Err(_) if !names_store(head, sb) => entry(ExtentKind::Free, 0, 0, 0),
         Err(_) => None,
     }
+}
+
+fn names_store(head: &[u8], sb: &Superblock) -> bool {
+    let bitmap = (0..bitmap_sectors(sb.geometry)).map(sector_offset);
+    let starts = std::iter::once(0).chain(bitmap.map(|at| at as usize));
+    starts.filter_map(|at| head.get(at..at + SECTOR_SIZE)).any(|sector| owner_of(sector) == sb.uuid)
 }
 
 fn header_expect(number: ExtentNumber, owner: Uuid) -> Expect {

@@ -312,8 +312,9 @@ async fn entries_by_headers(
     let mut entries = Vec::new();
     for number in extents.map(ExtentNumber) {
         let start_block = u64::from(number.0) << sb.geometry.extent_bits;
-        let block = device.read(start_block * BLOCK_BYTES, BLOCK_SIZE).await?;
-        entries.push(extent::entry_by_header(&block, number, sb));
+        let bytes = extent::overhead_blocks(sb.geometry) as usize * BLOCK_SIZE;
+        let head = device.read(start_block * BLOCK_BYTES, bytes).await?;
+        entries.push(extent::entry_by_head(&head, number, sb));
     }
     Ok(entries.into_iter().collect())
 }

@@ -139,3 +139,14 @@ fn nothing_that_was_handed_out_twice_is_emptied_or_freed() {
     assert_eq!(report.mend_plan(), Vec::<String>::new());
     assert!(report.incomplete && report.leaks.is_none(), "{report:?}");
 }
+
+#[test]
+fn an_extent_whose_header_is_lost_is_not_called_free_while_its_bitmap_is_there() {
+    let (world, places) = &*built();
+    let first = |what: &str| places.iter().find(|p| p.what == what).unwrap();
+    let damaged = world.flip(first("catalogue"), 70, 1);
+    let header = first("extent header");
+    damaged.store.write(header.offset, &vec![0; header.bytes as usize]);
+    let (done, report) = mend(&damaged);
+    assert!(done.is_empty() && report.is_corrupt() && report.incomplete, "{done:?}");
+}
