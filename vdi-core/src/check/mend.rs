@@ -3,9 +3,7 @@
 //! from the other one. Trees and data have no second copy.
 
 use super::{Check, Report};
-use crate::device::DeviceHandle;
-use crate::error::Result;
-use crate::format::catalogue::{self, CatalogueEntry, ENTRIES_PER_SECTOR, ExtentKind};
+use crate::format::catalogue::{self, CatalogueEntry, ExtentKind};
 use crate::format::extent::{self, ExtentHeader, REGIONS_PER_SECTOR, RegionBits};
 use crate::format::superblock::{COPIES, Superblock};
 use crate::limits::CHECK_FINDINGS_MAX;
@@ -36,28 +34,19 @@ impl Report {
         let what = format!("write superblock copy {copy} anew, from copy {}", 1 - copy);
         self.mend(what, COPIES[copy] * BLOCK_BYTES, found, other.encode(copy));
     }
-    /// A sector of the catalogue from the headers of its extents, when all of them are sound or were never written.
-    pub(super) async fn mend_catalogue(
+    /// A sector of the catalogue from what the headers of its extents say, when each says something.
+    pub(super) fn mend_catalogue(
         &mut self,
-        device: &DeviceHandle,
         sb: &Superblock,
         index: u32,
         found: &[u8],
-    ) -> Result<()> {
-        let first = index * ENTRIES_PER_SECTOR as u32;
-        let mut entries = Vec::new();
-        for number in (first..sb.extents.min(first + ENTRIES_PER_SECTOR as u32)).map(ExtentNumber) {
-            let start_block = u64::from(number.0) << sb.geometry.extent_bits;
-            let bytes = extent::overhead_blocks(sb.geometry) as usize * BLOCK_SIZE;
-            let head = device.read(start_block * BLOCK_BYTES, bytes).await?;
-            let Some(entry) = extent::entry_by_head(&head, number, sb) else { return Ok(()) };
-            entries.push(entry);
-        }
+        told: &[Option<CatalogueEntry>],
+    ) {
+        let Some(entries) = told.iter().copied().collect::<Option<Vec<_>>>() else { return };
         let what = format!("write catalogue sector {index} anew, from the headers of its extents");
         let offset =
             u64::from(sb.catalogue_start) * BLOCK_BYTES + u64::from(index) * catalogue::SECTOR_SIZE as u64;
         self.mend(what, offset, found, catalogue::encode(index, &entries, sb.uuid, Generation(1)));
-        Ok(())
     }
     /// An extent's header from the catalogue.
     pub(super) fn mend_header(&mut self, header: &ExtentHeader, sb: &Superblock, offset: u64, found: &[u8]) {

@@ -8,11 +8,12 @@ use crate::buffer::is_zero;
 use crate::device::DeviceHandle;
 use crate::error::{Error, ErrorKind, Result};
 use crate::format::catalogue::{self, CatalogueEntry, ENTRIES_PER_SECTOR, ExtentKind};
+use crate::format::extent::{entry_by_head, overhead_blocks};
 use crate::format::host::{Claim, HostLog, HostRecord};
 use crate::format::registry::{self, RegistryEntry};
 use crate::format::superblock::{self, COPIES, Superblock};
 use crate::limits::HOSTS_MAX;
-use crate::units::{BLOCK_BYTES, BLOCK_SIZE, BlockAddr, Generation};
+use crate::units::{BLOCK_BYTES, BLOCK_SIZE, BlockAddr, ExtentNumber, Generation};
 
 const SECTOR: usize = catalogue::SECTOR_SIZE;
 const REWRITTEN: &str = "the other copy serves; the daemon writes this one anew when it changes it next";
@@ -93,7 +94,7 @@ fn whole(bytes: &[u8], copy: usize) -> Result<Superblock> {
     }
 }
 
-/// Read the catalogue; entries of unreadable sectors are None.
+/// Read the catalogue. Of a damaged sector, what the headers of its extents say; None where they say nothing.
 pub(super) async fn catalogue(
     device: &DeviceHandle,
     sb: &Superblock,
@@ -116,13 +117,30 @@ pub(super) async fn catalogue(
                 } else {
                     report.blind(&e, CATALOGUE_HINT);
                 }
-                report.mend_catalogue(device, sb, index as u32, sector).await?;
-                entries.extend(std::iter::repeat_n(None, count));
+                let told = by_headers(device, sb, entries.len() as u32, count as u32).await;
+                report.mend_catalogue(sb, index as u32, sector, &told);
+                entries.extend(told);
             }
         }
     }
     check_extents(device, sb, &mut entries, report);
     Ok(entries)
+}
+
+async fn by_headers(
+    device: &DeviceHandle,
+    sb: &Superblock,
+    first: u32,
+    count: u32,
+) -> Vec<Option<CatalogueEntry>> {
+    let mut entries = Vec::new();
+    for number in (first..first + count).map(ExtentNumber) {
+        let start_block = u64::from(number.0) << sb.geometry.extent_bits;
+        let bytes = overhead_blocks(sb.geometry) as usize * BLOCK_SIZE;
+        let head = device.read(start_block * BLOCK_BYTES, bytes).await;
+        entries.push(head.ok().and_then(|head| entry_by_head(&head, number, sb)));
+    }
+    entries
 }
 
 /// Every extent lies on the device, and no two lie in one place.

@@ -224,13 +224,6 @@ impl Check {
         }
         fresh
     }
-
-    /// Report damage in a tree; who is hurt is found out at the end.
-    pub(super) fn damaged(&mut self, error: &Error, hint: &'static str, damage: Damage) {
-        if let Some(finding) = self.report.corrupt(error, hint) {
-            self.damage.push(damage.of(finding));
-        }
-    }
 }
 
 fn version(r: &VdiRecord) -> (u64, crate::units::Generation) {
