@@ -81,9 +81,9 @@ struct Check {
 pub async fn check(store: &DeviceHandle, logs: &[DeviceHandle], options: CheckOptions) -> Result<Report> {
     let mut report = Report::default();
     let superblock = system::superblock(store, &mut report).await?;
-    let catalogue = system::catalogue(store, &superblock, &mut report).await?;
+    let catalogue = system::catalogue(store, &superblock, &mut report).await;
     let reader = Reader::new(store.clone(), superblock, catalogue);
-    let system = system::read(&reader, &mut report).await?;
+    let system = system::read(&reader, &mut report).await;
     let set = || BlockSet::new(superblock.geometry, superblock.extents);
     let mut check = Check {
         options,

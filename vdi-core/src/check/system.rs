@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use super::reader::{Reader, read_long};
+use super::reader::Reader;
 use super::{Report, Severity};
 use crate::buffer::is_zero;
 use crate::device::DeviceHandle;
@@ -52,7 +52,7 @@ pub(super) async fn superblock(device: &DeviceHandle, report: &mut Report) -> Re
             Err(e) if e.kind() == ErrorKind::Unsupported => return Err(e),
             Err(e) => {
                 problems.push(e);
-                damaged.extend(read.ok().map(|bytes| (copy, bytes)));
+                damaged.push((copy, read.ok()));
             }
         }
     }
@@ -69,7 +69,7 @@ pub(super) async fn superblock(device: &DeviceHandle, report: &mut Report) -> Re
         report.corrupt(e, SUPERBLOCK_HINT);
     }
     for (copy, bytes) in damaged {
-        report.mend_superblock(copy, &bytes, &best);
+        report.mend_superblock(copy, bytes.as_deref(), &best);
     }
     if found.iter().any(|sb| sb.uuid != best.uuid || (sb.generation == best.generation && *sb != best)) {
         let message = format!("the two superblocks of {name} are of different stores");
@@ -99,14 +99,16 @@ pub(super) async fn catalogue(
     device: &DeviceHandle,
     sb: &Superblock,
     report: &mut Report,
-) -> Result<Vec<Option<CatalogueEntry>>> {
-    let bytes =
-        read_long(device, u64::from(sb.catalogue_start), sb.catalogue_sectors as usize * SECTOR).await?;
+) -> Vec<Option<CatalogueEntry>> {
+    let sectors = sb.catalogue_sectors as usize;
+    let bytes = device.read_pieces(u64::from(sb.catalogue_start) * BLOCK_BYTES, sectors * SECTOR).await;
     let mut entries = Vec::new();
-    for (index, sector) in bytes.chunks_exact(SECTOR).enumerate() {
+    for index in 0..sectors {
+        let sector = bytes.get(index * SECTOR..(index + 1) * SECTOR);
         let left = (sb.extents as usize).saturating_sub(entries.len());
         let count = left.min(ENTRIES_PER_SECTOR);
-        match catalogue::decode(sector, index as u32, count, sb.uuid) {
+        let decoded = sector.as_ref().map_err(Error::duplicate);
+        match decoded.and_then(|sector| catalogue::decode(sector, index as u32, count, sb.uuid)) {
             Ok((some, _)) => entries.extend(some.into_iter().map(Some)),
             Err(e) => {
                 if count == 0 {
@@ -118,13 +120,15 @@ pub(super) async fn catalogue(
                     report.blind(&e, CATALOGUE_HINT);
                 }
                 let told = by_headers(device, sb, entries.len() as u32, count as u32).await;
-                report.mend_catalogue(sb, index as u32, sector, &told);
+                if let Ok(sector) = sector {
+                    report.mend_catalogue(sb, index as u32, sector, &told);
+                }
                 entries.extend(told);
             }
         }
     }
     check_extents(device, sb, &mut entries, report);
-    Ok(entries)
+    entries
 }
 
 async fn by_headers(
@@ -137,8 +141,8 @@ async fn by_headers(
     for number in (first..first + count).map(ExtentNumber) {
         let start_block = u64::from(number.0) << sb.geometry.extent_bits;
         let bytes = overhead_blocks(sb.geometry) as usize * BLOCK_SIZE;
-        let head = device.read(start_block * BLOCK_BYTES, bytes).await;
-        entries.push(head.ok().and_then(|head| entry_by_head(&head, number, sb)));
+        let head = device.read_pieces(start_block * BLOCK_BYTES, bytes).await;
+        entries.push(entry_by_head(head.prefix(), number, sb));
     }
     entries
 }
@@ -194,14 +198,14 @@ impl System {
 }
 
 /// Read host records and registry.
-pub(super) async fn read(reader: &Reader, report: &mut Report) -> Result<System> {
+pub(super) async fn read(reader: &Reader, report: &mut Report) -> System {
     let mut system = System::default();
     for slot in 0..HOSTS_MAX {
         host(reader, slot, &mut system, report).await;
     }
     check_claims(reader, &mut system, report);
-    registry(reader, &mut system, report).await?;
-    Ok(system)
+    registry(reader, &mut system, report).await;
+    system
 }
 
 async fn host(reader: &Reader, slot: u16, system: &mut System, report: &mut Report) {
@@ -255,17 +259,15 @@ fn check_claims(reader: &Reader, system: &mut System, report: &mut Report) {
     }
 }
 
-async fn registry(reader: &Reader, system: &mut System, report: &mut Report) -> Result<()> {
+async fn registry(reader: &Reader, system: &mut System, report: &mut Report) {
     let sb = &reader.superblock;
-    let bytes = read_long(
-        &reader.device,
-        u64::from(sb.registry_start),
-        sb.registry_entries as usize * registry::BYTES,
-    )
-    .await?;
+    let count = sb.registry_entries as usize;
+    let start = u64::from(sb.registry_start) * BLOCK_BYTES;
+    let bytes = reader.device.read_pieces(start, count * registry::BYTES).await;
     let (mut names, mut ids) = (BTreeSet::new(), BTreeSet::new());
-    for (index, sector) in bytes.chunks_exact(registry::BYTES).enumerate() {
-        match registry::decode(sector, index as u32, sb.uuid) {
+    for index in 0..count {
+        let sector = bytes.get(index * registry::BYTES..(index + 1) * registry::BYTES);
+        match sector.and_then(|sector| registry::decode(sector, index as u32, sb.uuid)) {
             Ok((None, _)) => {}
             Ok((Some(entry), _)) => {
                 if !names.insert(entry.name.clone()) || !ids.insert(entry.id) {
@@ -281,7 +283,6 @@ async fn registry(reader: &Reader, system: &mut System, report: &mut Report) -> 
         }
     }
     report.counts.vdis = system.vdis.len() as u64;
-    Ok(())
 }
 
 /// For messages: where a record's slot lies.

@@ -129,16 +129,18 @@ impl ExtentHeader {
 }
 
 /// The catalogue entry of extent `number` of the store `sb` as the extent's own first blocks ([`overhead_blocks`] of
-/// them, in `head`) tell it, for when the catalogue cannot; None when they are damaged.
+/// them, in `head`, or those before one that cannot be read) tell it, for when the catalogue cannot; None when they
+/// are damaged.
 #[must_use]
 pub fn entry_by_head(head: &[u8], number: ExtentNumber, sb: &Superblock) -> Option<CatalogueEntry> {
     let start_block = u64::from(number.0) << sb.geometry.extent_bits;
     let entry = |kind, host, shard, lease_generation| {
         Some(CatalogueEntry { kind, host, shard, device: 0, start_block, lease_generation })
     };
-    let bytes = head.get(..SECTOR_SIZE)?;
-    match ExtentHeader::decode(bytes, number, sb.uuid) {
-        _ if number.0 < sb.system_extents => entry(ExtentKind::System, 0, 0, 0),
+    if number.0 < sb.system_extents {
+        return entry(ExtentKind::System, 0, 0, 0);
+    }
+    match ExtentHeader::decode(head.get(..SECTOR_SIZE)?, number, sb.uuid) {
         Ok(h) => entry(h.kind, h.host, h.shard, h.lease_generation),
         // What lies there was never an extent of this store: even damaged, its header or its bitmap names it.
         Err(_) if !names_store(head, sb) => entry(ExtentKind::Free, 0, 0, 0),
@@ -146,10 +148,12 @@ pub fn entry_by_head(head: &[u8], number: ExtentNumber, sb: &Superblock) -> Opti
     }
 }
 
+/// Whether what is there may be this store's.
 fn names_store(head: &[u8], sb: &Superblock) -> bool {
     let bitmap = (0..bitmap_sectors(sb.geometry)).map(sector_offset);
     let starts = std::iter::once(0).chain(bitmap.map(|at| at as usize));
-    starts.filter_map(|at| head.get(at..at + SECTOR_SIZE)).any(|sector| owner_of(sector) == sb.uuid)
+    let mut sectors = starts.map(|at| head.get(at..at + SECTOR_SIZE));
+    sectors.any(|sector| sector.is_none_or(|sector| owner_of(sector) == sb.uuid))
 }
 
 fn header_expect(number: ExtentNumber, owner: Uuid) -> Expect {

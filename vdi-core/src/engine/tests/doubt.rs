@@ -255,7 +255,7 @@ fn whichever_copy_of_the_host_record_is_lost_the_log_is_known() {
 }
 
 /// Where the bitmaps of `w` are: offset and bytes, by extent.
-fn bitmaps(w: &World) -> Vec<(u64, usize)> {
+pub(super) fn bitmaps(w: &World) -> Vec<(u64, usize)> {
     w.run(|e| async move {
         let g = e.store().geometry();
         let blocks = crate::format::extent::overhead_blocks(g) as usize - 1;
