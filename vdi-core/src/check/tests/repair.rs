@@ -120,3 +120,33 @@ fn repair_is_refused_when_references_could_not_be_read_or_the_store_moved_on() {
     repair(&world, world.check()).unwrap();
     assert_eq!(repair(&world, report).unwrap_err().kind(), ErrorKind::Busy);
 }
+
+#[test]
+fn nothing_that_was_handed_out_twice_is_emptied_or_freed() {
+    let world = built().0.fork();
+    // The older slot of the clone's record is where the root of web's tree lies.
+    let (index, entry, root) = with_store(&world, |store, _| async move {
+        let web = store.read_record(&store.find_vdi("web").unwrap(), (0, Generation(0))).await.unwrap();
+        let mut entry = store.find_vdi("clone").unwrap();
+        let clone = store.read_record(&entry, (0, Generation(0))).await.unwrap();
+        entry.slots[((clone.generation.0 + 1) % 2) as usize] = web.root;
+        let start = u64::from(store.superblock().registry_start) * BLOCK_BYTES;
+        (start + 512, registry::encode(1, Some(&entry), STORE_ID, Generation(9)), web.root)
+    });
+    world.store.write(index, &entry);
+    let report = world.check();
+    assert!(report.findings.iter().any(|f| f.message.contains(&root.to_string())), "{report:?}");
+    assert_eq!(report.mend_plan(), Vec::<String>::new());
+    assert!(report.incomplete && report.leaks.is_none(), "{report:?}");
+}
+
+#[test]
+fn an_extent_whose_header_is_lost_is_not_called_free_while_its_bitmap_is_there() {
+    let (world, places) = &*built();
+    let first = |what: &str| places.iter().find(|p| p.what == what).unwrap();
+    let damaged = world.flip(first("catalogue"), 70, 1);
+    let header = first("extent header");
+    damaged.store.write(header.offset, &vec![0; header.bytes as usize]);
+    let (done, report) = mend(&damaged);
+    assert!(done.is_empty() && report.is_corrupt() && report.incomplete, "{done:?}");
+}
