@@ -1,11 +1,15 @@
 //! What a damaged structure must hold, where that follows from what is sound: the other copy of a superblock, the
 //! catalogue from the extents' headers and they from it, a bitmap from everything that names blocks, a record's slot
-//! from the other one. Trees and data have no second copy.
+//! from the other one; and one flipped bit of a registry entry or a record from its checksum. Trees and data have no second
+//! copy.
 
 use super::{Check, Report};
 use crate::format::catalogue::{self, CatalogueEntry, ExtentKind};
 use crate::format::extent::{self, ExtentHeader, REGIONS_PER_SECTOR, RegionBits};
+use crate::format::flipped;
+use crate::format::registry::{self, RegistryEntry};
 use crate::format::superblock::{COPIES, Superblock};
+use crate::format::vdi_record::{self, VdiRecord};
 use crate::limits::CHECK_FINDINGS_MAX;
 use crate::units::{BLOCK_BYTES, BLOCK_SIZE, BlockAddr, ExtentNumber, Generation};
 
@@ -48,6 +52,14 @@ impl Report {
             u64::from(sb.catalogue_start) * BLOCK_BYTES + u64::from(index) * catalogue::SECTOR_SIZE as u64;
         self.mend(what, offset, Some(found), catalogue::encode(index, &entries, sb.uuid, Generation(1)));
     }
+    /// A registry entry of which one bit is flipped.
+    pub(super) fn mend_registry(&mut self, sb: &Superblock, index: u32, found: &[u8]) {
+        let sound = |b: &[u8]| registry::decode(b, index, sb.uuid).is_ok();
+        let Some(anew) = flipped::put_right(found, sound) else { return };
+        let what = format!("write registry entry {index} anew: one bit of it is flipped");
+        let offset = u64::from(sb.registry_start) * BLOCK_BYTES + u64::from(index) * registry::BYTES as u64;
+        self.mend(what, offset, Some(found), anew);
+    }
     /// An extent's header from the catalogue.
     pub(super) fn mend_header(&mut self, header: &ExtentHeader, sb: &Superblock, offset: u64, found: &[u8]) {
         let what = format!("write the header of extent {} anew, from the catalogue", header.number.0);
@@ -72,6 +84,16 @@ impl Check {
         let generation = extent::first_generation(entry.lease_generation);
         let anew = extent::encode_sector(number, index, regions, self.reader.superblock.uuid, generation);
         self.report.mend(what, offset, Some(found), anew);
+    }
+    /// A record's slot of which one bit is flipped.
+    pub(super) async fn mend_flipped_slot(&mut self, entry: &RegistryEntry, slot: BlockAddr) {
+        let Ok(offset) = self.reader.offset_bytes(slot, ExtentKind::Metadata) else { return };
+        let Ok(found) = self.reader.metadata(slot).await else { return };
+        let uuid = self.reader.superblock.uuid;
+        let sound = |b: &[u8]| VdiRecord::verify(b, slot, uuid).is_ok_and(|r| r.id == entry.id);
+        let Some(anew) = flipped::put_right(&found[..vdi_record::BYTES], sound) else { return };
+        let what = format!("write slot {slot} of VDI '{}' anew: one bit of it is flipped", entry.name);
+        self.report.mend(what, offset, Some(&found[..vdi_record::BYTES]), anew);
     }
     /// A record's slot as if it was never written, when the log says that the other one is the newest.
     pub(super) async fn mend_slot(&mut self, name: &str, slot: BlockAddr) {

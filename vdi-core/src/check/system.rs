@@ -22,8 +22,8 @@ const LOST_RECORD: &str =
 const SUPERBLOCK_HINT: &str = "the other copy serves; 'parallax check -r all' writes this one anew";
 const CATALOGUE_HINT: &str = "'parallax check -r all' rebuilds it from the extents' own headers; where those are damaged too, restore the \
      VDIs that lie there from a backup into a new store";
-const REGISTRY_HINT: &str =
-    "the VDI of this entry cannot be found by name; its blocks are kept until the entry is restored";
+const REGISTRY_HINT: &str = "the VDI of this entry cannot be found by name; nothing is collected until the entry is restored, which 'parallax check -r all' \
+     can do where one bit is flipped";
 
 /// What the system area holds besides superblock and catalogue.
 #[derive(Default)]
@@ -267,6 +267,7 @@ async fn registry(reader: &Reader, system: &mut System, report: &mut Report) {
     let (mut names, mut ids) = (BTreeSet::new(), BTreeSet::new());
     for index in 0..count {
         let sector = bytes.get(index * registry::BYTES..(index + 1) * registry::BYTES);
+        let found = sector.as_ref().ok().copied();
         match sector.and_then(|sector| registry::decode(sector, index as u32, sb.uuid)) {
             Ok((None, _)) => {}
             Ok((Some(entry), _)) => {
@@ -279,6 +280,9 @@ async fn registry(reader: &Reader, system: &mut System, report: &mut Report) {
             }
             Err(e) => {
                 report.blind(&e, REGISTRY_HINT);
+                if let Some(found) = found {
+                    report.mend_registry(sb, index as u32, found);
+                }
             }
         }
     }

@@ -73,7 +73,10 @@ impl Check {
                 self.report.corrupt(e, SLOT_HINT);
                 self.damaged_slots.push((entry.name.clone(), *slot));
             }
-            Some((_, e)) => drop(self.report.blind(e, RECORD_HINT)),
+            Some((slot, e)) => {
+                self.report.blind(e, RECORD_HINT);
+                self.mend_flipped_slot(entry, *slot).await;
+            }
             None => {}
         }
         let Some(record) = best else {
