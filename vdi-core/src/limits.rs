@@ -29,6 +29,8 @@ pub const SNAPSHOTS_MAX: u64 = SNAPSHOT_RECORDS_MAX / 2;
 /// Generations, sequence numbers, incarnations and lease epochs count up by one: none ever gets here, so a larger
 /// number on a disk is damage, and whoever counts on from a verified one cannot overflow.
 pub const COUNTER_MAX: u64 = 1 << 62;
+/// Changes of an extent's owner: its bitmap sectors count on from this number times 2^32.
+pub const LEASES_MAX: u64 = 1 << 29;
 /// Findings that one check lists; more are counted.
 pub const CHECK_FINDINGS_MAX: usize = 1000;
 /// Slots for hosts in a store; each shard of a host takes one.
@@ -81,6 +83,8 @@ const _: () = {
     assert!(EXTENT_BITS_MIN <= EXTENT_BITS_DEFAULT && EXTENT_BITS_DEFAULT <= EXTENT_BITS_MAX);
     assert!(1 << EXTENT_BITS_MIN == REGION_BLOCKS);
     assert!((EXTENTS_MAX << EXTENT_BITS_DEFAULT) < (1 << crate::units::BlockAddr::BITS));
+    assert!(EXTENTS_MAX < u32::MAX as u64);
+    assert!(LEASES_MAX << 32 < COUNTER_MAX);
     assert!(VDI_BYTES_MAX == BLOCK_BYTES << (8 * DEPTH_MAX as u32));
     assert!(NODE_ENTRIES == 1 << 8);
     assert!(NODE_ENTRIES * 16 == BLOCK_SIZE);

@@ -33,10 +33,11 @@ impl BlockAddr {
     pub const BITS: u32 = 48;
     /// "No block".
     pub const NONE: BlockAddr = BlockAddr(0);
-    /// The block `n` further on. The caller stays within one extent.
+    /// The block `n` further on. The caller stays within one extent; from an address that no store has, no store has
+    /// what this gives.
     #[must_use]
     pub const fn plus(self, n: u64) -> BlockAddr {
-        BlockAddr(self.0 + n)
+        BlockAddr(self.0.saturating_add(n))
     }
     /// True for [`BlockAddr::NONE`].
     #[must_use]
@@ -78,10 +79,11 @@ impl Geometry {
     pub const fn addr(self, extent: ExtentNumber, block: u32) -> BlockAddr {
         BlockAddr(((extent.0 as u64) << self.extent_bits) | block as u64)
     }
-    /// The extent of an address.
+    /// The extent of an address; of one that is in none, a number that no extent has.
     #[must_use]
     pub const fn extent(self, addr: BlockAddr) -> ExtentNumber {
-        ExtentNumber((addr.0 >> self.extent_bits) as u32)
+        let number = addr.0 >> self.extent_bits;
+        ExtentNumber(if number < u32::MAX as u64 { number as u32 } else { u32::MAX })
     }
     /// The block within its extent.
     #[must_use]

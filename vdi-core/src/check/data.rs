@@ -37,8 +37,21 @@ impl Check {
             for (run, bytes) in some.iter().zip(join_all(reads.collect()).await) {
                 match bytes {
                     Ok(bytes) => self.compare(run, &bytes),
-                    Err(e) => self.damaged(&e, DATA_HINT, Damage::data(run[0].0, run[0].1.addr)),
+                    Err(_) => self.verify_singly(run).await,
                 }
+            }
+        }
+    }
+    /// A run that cannot be read at once, block by block.
+    async fn verify_singly(&mut self, run: &[(VirtualBlock, Entry)]) {
+        for (at, entry) in run {
+            let read = match self.reader.offset_bytes(entry.addr, ExtentKind::Data) {
+                Ok(offset) => self.reader.device.read(offset, BLOCK_SIZE).await,
+                Err(e) => Err(e),
+            };
+            match read {
+                Ok(bytes) => self.compare(&[(*at, *entry)], &bytes),
+                Err(e) => self.damaged(&e, DATA_HINT, Damage::data(*at, entry.addr)),
             }
         }
     }

@@ -45,8 +45,9 @@ impl Check {
     /// One slot of the head is enough; a write in progress at a crash leaves one that does not verify.
     async fn head_slots(&mut self, device: &DeviceHandle, log: &HostLog) {
         for slot in 0..SLOTS {
-            let read = device.read(slot_offset_bytes(slot), SLOT_BYTES).await;
-            if let Err(e) = read.and_then(|bytes| verify_slot(&bytes, log.uuid, slot)) {
+            let bytes = device.read_pieces(slot_offset_bytes(slot), SLOT_BYTES).await;
+            if let Err(e) = verify_slot(bytes.prefix(), log.uuid, slot) {
+                let e = bytes.unread().unwrap_or(&e);
                 self.report.add(Severity::Note, e.message().to_owned(), SLOT);
             }
         }

@@ -34,7 +34,7 @@ use crate::error::Result;
 use crate::format::log_head::VdiGeneration;
 use crate::log::Scan;
 use crate::tree::walk::BlockSet;
-use crate::units::{VdiId, VdiSeq};
+use crate::units::{BlockAddr, Generation, VdiId, VdiSeq};
 
 pub use repair::{repair_leaks, write_mends};
 pub use report::{Counts, Finding, Hurt, Report, Severity};
@@ -64,6 +64,10 @@ struct Check {
     scans: Vec<(DeviceHandle, Scan)>,
     /// Each VDI's name, and the last record that its tree has.
     applied: BTreeMap<VdiId, (String, VdiSeq)>,
+    /// The newest host record that a VDI record relies on.
+    relied_on: Generation,
+    /// Slots that may be emptied, each with the name of its VDI: the other one is the newest for certain.
+    damaged_slots: Vec<(String, BlockAddr)>,
     trees: Vec<vdis::Tree>,
     damage: Vec<hurt::Damage>,
     report: Report,
@@ -77,9 +81,9 @@ struct Check {
 pub async fn check(store: &DeviceHandle, logs: &[DeviceHandle], options: CheckOptions) -> Result<Report> {
     let mut report = Report::default();
     let superblock = system::superblock(store, &mut report).await?;
-    let catalogue = system::catalogue(store, &superblock, &mut report).await?;
+    let catalogue = system::catalogue(store, &superblock, &mut report).await;
     let reader = Reader::new(store.clone(), superblock, catalogue);
-    let system = system::read(&reader, &mut report).await?;
+    let system = system::read(&reader, &mut report).await;
     let set = || BlockSet::new(superblock.geometry, superblock.extents);
     let mut check = Check {
         options,
@@ -88,6 +92,8 @@ pub async fn check(store: &DeviceHandle, logs: &[DeviceHandle], options: CheckOp
         remembered: Vec::new(),
         scans: Vec::new(),
         applied: BTreeMap::new(),
+        relied_on: Generation(0),
+        damaged_slots: Vec::new(),
         trees: Vec::new(),
         damage: Vec::new(),
         reader,

@@ -27,14 +27,26 @@ pub(super) struct Owners {
     /// Nodes and data born after the free threshold of the VDI that has them: it will free them when it
     /// replaces them, so nothing else may use them.
     exclusive: BlockSet,
+    /// What any two users cannot both have.
+    disputed: BlockSet,
 }
 
 impl Owners {
     pub fn new(set: impl Fn() -> BlockSet) -> Owners {
-        Owners { nodes: std::array::from_fn(|_| set()), data: set(), single: set(), exclusive: set() }
+        Owners {
+            nodes: std::array::from_fn(|_| set()),
+            data: set(),
+            single: set(),
+            exclusive: set(),
+            disputed: set(),
+        }
     }
     /// A tree uses `addr` as a node of `level`.
     pub fn node(&mut self, addr: BlockAddr, level: u8, exclusive: bool) -> Use {
+        let found = self.add_node(addr, level, exclusive);
+        self.judged(addr, found)
+    }
+    fn add_node(&mut self, addr: BlockAddr, level: u8, exclusive: bool) -> Use {
         let other_levels =
             (0..DEPTH_MAX).filter(|l| *l != level).any(|l| self.nodes[usize::from(l)].contains(addr));
         if other_levels {
@@ -48,6 +60,10 @@ impl Owners {
     }
     /// A tree uses `addr` as a data block.
     pub fn data(&mut self, addr: BlockAddr, exclusive: bool) -> Use {
+        let found = self.add_data(addr, exclusive);
+        self.judged(addr, found)
+    }
+    fn add_data(&mut self, addr: BlockAddr, exclusive: bool) -> Use {
         if self.single.contains(addr) || self.nodes.iter().any(|n| n.contains(addr)) {
             return Use::Conflict("it is a data block and metadata at once");
         }
@@ -56,6 +72,10 @@ impl Owners {
     }
     /// A record or a snapshot log uses `addr`.
     pub fn single(&mut self, addr: BlockAddr) -> Use {
+        let found = self.add_single(addr);
+        self.judged(addr, found)
+    }
+    fn add_single(&mut self, addr: BlockAddr) -> Use {
         if self.data.contains(addr) || self.nodes.iter().any(|n| n.contains(addr)) {
             return Use::Conflict("a tree uses it too");
         }
@@ -64,6 +84,16 @@ impl Owners {
             Some(true) => Use::New,
             Some(false) => Use::Conflict("two records or snapshot logs use it"),
         }
+    }
+    fn judged(&mut self, addr: BlockAddr, found: Use) -> Use {
+        if matches!(found, Use::Conflict(_)) {
+            self.disputed.insert(addr);
+        }
+        found
+    }
+    /// Whether two users have the block that cannot both have it.
+    pub fn is_disputed(&self, addr: BlockAddr) -> bool {
+        self.disputed.contains(addr)
     }
     fn share(&mut self, addr: BlockAddr, first: Option<bool>, exclusive: bool) -> Use {
         match first {

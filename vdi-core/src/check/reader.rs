@@ -59,17 +59,6 @@ impl Reader {
     }
 }
 
-/// Read `bytes` bytes from block `start_block` of the device on, in chunks.
-pub(super) async fn read_long(device: &DeviceHandle, start_block: u64, bytes: usize) -> Result<Vec<u8>> {
-    let mut out = Vec::new();
-    while out.len() < bytes {
-        let n = (bytes - out.len()).min(CHUNK_BYTES).next_multiple_of(BLOCK_SIZE);
-        out.extend_from_slice(&device.read(start_block * BLOCK_BYTES + out.len() as u64, n).await?);
-    }
-    out.truncate(bytes);
-    Ok(out)
-}
-
 impl NodeSource for Reader {
     async fn node(&self, link: Entry, _level: u8) -> Result<Node> {
         Node::verify(self.metadata(link.addr).await?, link)

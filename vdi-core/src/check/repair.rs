@@ -19,7 +19,7 @@ use crate::units::{BLOCK_BYTES, BLOCK_SIZE, ExtentNumber, Generation};
 /// `Busy` when something is not what the check saw; `Io`.
 pub async fn write_mends(store: &DeviceHandle, report: &Report) -> Result<u64> {
     for Mend { offset_bytes, found, anew, .. } in &report.mends {
-        replace(store, *offset_bytes, found, anew).await?;
+        replace(store, *offset_bytes, found.as_deref(), anew).await?;
     }
     store.flush().await?;
     Ok(report.mends.len() as u64)
@@ -42,7 +42,7 @@ pub async fn repair_leaks(store: &DeviceHandle, report: &Report) -> Result<u64> 
     };
     let mut again = Report::default();
     let sb = system::superblock(store, &mut again).await?;
-    let catalogue = system::catalogue(store, &sb, &mut again).await?;
+    let catalogue = system::catalogue(store, &sb, &mut again).await;
     let mut cleared = 0;
     for number in leaks.extents() {
         let bits = leaks.extent(number).unwrap_or_default();
@@ -82,10 +82,11 @@ fn changed() -> Error {
     )
 }
 
-/// Write `anew` where `found` is, in whole sectors of the device.
-async fn replace(store: &DeviceHandle, offset: u64, found: &[u8], anew: &[u8]) -> Result<()> {
+/// Write `anew` where `found` is, or what cannot be read (None), in whole sectors of the device.
+async fn replace(store: &DeviceHandle, offset: u64, found: Option<&[u8]>, anew: &[u8]) -> Result<()> {
     if store.info().align_bytes as usize <= anew.len() {
-        if *store.read(offset, anew.len()).await? != *found {
+        let now = store.read(offset, anew.len()).await;
+        if now.as_deref().ok() != found {
             return Err(changed());
         }
         return store.write(offset, AlignedBuf::copy_of(anew)).await;
@@ -93,7 +94,7 @@ async fn replace(store: &DeviceHandle, offset: u64, found: &[u8], anew: &[u8]) -
     let block = offset / BLOCK_BYTES * BLOCK_BYTES;
     let within = (offset - block) as usize..(offset - block) as usize + anew.len();
     let mut bytes = store.read(block, BLOCK_SIZE).await?;
-    if bytes[within.clone()] != *found {
+    if Some(&bytes[within.clone()]) != found {
         return Err(changed());
     }
     bytes[within].copy_from_slice(anew);
@@ -125,6 +126,6 @@ async fn clear(
     }
     let next = Generation(generation.0 + 1);
     let anew = extent::encode_sector(number, index, &regions[..leaks.len()], sb.uuid, next);
-    replace(store, offset, sector, &anew).await?;
+    replace(store, offset, Some(sector), &anew).await?;
     Ok(cleared)
 }

@@ -2,7 +2,7 @@
 
 use super::reader::Reader;
 use super::{Check, Report, Severity};
-use crate::error::{Error, Result};
+use crate::error::Error;
 use crate::format::catalogue::{CatalogueEntry, ExtentKind};
 use crate::format::extent::{
     self, ExtentHeader, REGIONS_PER_SECTOR, RegionBits, bit_runs, bitmap_sectors, overhead_blocks, regions,
@@ -40,13 +40,7 @@ impl Check {
     }
 
     async fn extent(&mut self, number: ExtentNumber, entry: &CatalogueEntry, leaks: &mut BlockSet) {
-        let bitmap = match read_extent(&self.reader, number, entry, &mut self.report).await {
-            Ok(bitmap) => bitmap,
-            Err(e) => {
-                self.report.corrupt(&e, BITMAP_HINT);
-                return;
-            }
-        };
+        let bitmap = read_extent(&self.reader, number, entry, &mut self.report).await;
         let g = self.reader.superblock.geometry;
         let count = bitmap.used.len();
         let mut used = bitmap.used;
@@ -132,7 +126,7 @@ struct Bitmap {
     used: Vec<u64>,
     /// All ones where the sector verifies.
     known: Vec<u64>,
-    /// Sectors that do not, with their bytes.
+    /// Sectors that were read and do not, with their bytes.
     damaged: Vec<(u32, Vec<u8>)>,
 }
 
@@ -141,30 +135,34 @@ async fn read_extent(
     number: ExtentNumber,
     entry: &CatalogueEntry,
     report: &mut Report,
-) -> Result<Bitmap> {
+) -> Bitmap {
+    const SECTOR: usize = extent::SECTOR_SIZE;
     let g = reader.superblock.geometry;
     let owner = reader.superblock.uuid;
     let bytes = overhead_blocks(g) as usize * BLOCK_SIZE;
-    let head = reader.device.read(entry.start_block * BLOCK_BYTES, bytes).await?;
+    let head = reader.device.read_pieces(entry.start_block * BLOCK_BYTES, bytes).await;
     let CatalogueEntry { kind, host, shard, lease_generation, .. } = *entry;
     let header = ExtentHeader { number, kind, host, shard, lease_generation };
-    if let Err(e) = header.verify(&head[..extent::SECTOR_SIZE], owner) {
+    let own = head.get(0..SECTOR);
+    if let Err(e) = own.as_ref().map_err(Error::duplicate).and_then(|bytes| header.verify(bytes, owner)) {
         report.corrupt(&e, HEADER_HINT);
-        let bytes = &head[..extent::SECTOR_SIZE];
         // A sound header that disagrees may be right, and the catalogue wrong.
-        if ExtentHeader::decode(bytes, number, owner).is_err() {
+        if let Ok(bytes) = own.as_ref()
+            && ExtentHeader::decode(bytes, number, owner).is_err()
+        {
             report.mend_header(&header, &reader.superblock, entry.start_block * BLOCK_BYTES, bytes);
         }
     }
     let mut bitmap = Bitmap { used: Vec::new(), known: Vec::new(), damaged: Vec::new() };
     for index in 0..bitmap_sectors(g) {
         let at = extent::sector_offset(index) as usize;
-        let sector = &head[at..at + extent::SECTOR_SIZE];
-        let (bits, known) = match extent::decode_sector(sector, number, index, owner) {
+        let sector = head.get(at..at + SECTOR);
+        let decoded = sector.as_ref().map_err(Error::duplicate);
+        let (bits, known) = match decoded.and_then(|s| extent::decode_sector(s, number, index, owner)) {
             Ok((bits, _)) => (bits, u64::MAX),
             Err(e) => {
                 report.corrupt(&e, BITMAP_HINT);
-                bitmap.damaged.push((index, sector.to_vec()));
+                bitmap.damaged.extend(sector.ok().map(|sector| (index, sector.to_vec())));
                 ([[0; WORDS]; REGIONS_PER_SECTOR as usize], 0)
             }
         };
@@ -174,7 +172,7 @@ async fn read_extent(
     let words = regions(g) as usize * WORDS;
     bitmap.used.truncate(words);
     bitmap.known.truncate(words);
-    Ok(bitmap)
+    bitmap
 }
 
 fn mask_words(words: &mut [u64], claim: &Claim, block: u32, bits: &RegionBits, op: impl Fn(u64, u64) -> u64) {

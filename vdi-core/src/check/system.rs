@@ -2,34 +2,39 @@
 
 use std::collections::BTreeSet;
 
-use super::reader::{Reader, read_long};
+use super::reader::Reader;
 use super::{Report, Severity};
 use crate::buffer::is_zero;
 use crate::device::DeviceHandle;
 use crate::error::{Error, ErrorKind, Result};
 use crate::format::catalogue::{self, CatalogueEntry, ENTRIES_PER_SECTOR, ExtentKind};
+use crate::format::extent::{entry_by_head, overhead_blocks};
 use crate::format::host::{Claim, HostLog, HostRecord};
 use crate::format::registry::{self, RegistryEntry};
 use crate::format::superblock::{self, COPIES, Superblock};
 use crate::limits::HOSTS_MAX;
-use crate::units::{BLOCK_BYTES, BLOCK_SIZE, BlockAddr};
+use crate::units::{BLOCK_BYTES, BLOCK_SIZE, BlockAddr, ExtentNumber, Generation};
 
 const SECTOR: usize = catalogue::SECTOR_SIZE;
 const REWRITTEN: &str = "the other copy serves; the daemon writes this one anew when it changes it next";
+const LOST_RECORD: &str =
+    "a newer one was lost, or these were another shard's; nothing that it has claimed is taken for free";
 const SUPERBLOCK_HINT: &str = "the other copy serves; 'parallax check -r all' writes this one anew";
 const CATALOGUE_HINT: &str = "'parallax check -r all' rebuilds it from the extents' own headers; where those are damaged too, restore the \
      VDIs that lie there from a backup into a new store";
-const REGISTRY_HINT: &str =
-    "the VDI of this entry cannot be found by name; its blocks are kept until the entry is restored";
+const REGISTRY_HINT: &str = "the VDI of this entry cannot be found by name; nothing is collected until the entry is restored, which 'parallax check -r all' \
+     can do where one bit is flipped";
 
 /// What the system area holds besides superblock and catalogue.
 #[derive(Default)]
 pub(super) struct System {
     pub vdis: Vec<RegistryEntry>,
     pub logs: Vec<HostLog>,
+    /// The newest record of each host slot that has one.
+    pub hosts: Vec<(u16, Generation)>,
     /// Claims of all hosts; what they have not used is free, unless `doubtful`.
     pub claims: Vec<Claim>,
-    /// Claims of hosts one of whose record copies is damaged: it may have been the newer one, so none of
+    /// Claims of hosts one of whose record copies is damaged or lost: it may have been the newer one, so none of
     /// their blocks is known to be free.
     pub doubtful: Vec<Claim>,
 }
@@ -47,7 +52,7 @@ pub(super) async fn superblock(device: &DeviceHandle, report: &mut Report) -> Re
             Err(e) if e.kind() == ErrorKind::Unsupported => return Err(e),
             Err(e) => {
                 problems.push(e);
-                damaged.extend(read.ok().map(|bytes| (copy, bytes)));
+                damaged.push((copy, read.ok()));
             }
         }
     }
@@ -64,7 +69,7 @@ pub(super) async fn superblock(device: &DeviceHandle, report: &mut Report) -> Re
         report.corrupt(e, SUPERBLOCK_HINT);
     }
     for (copy, bytes) in damaged {
-        report.mend_superblock(copy, &bytes, &best);
+        report.mend_superblock(copy, bytes.as_deref(), &best);
     }
     if found.iter().any(|sb| sb.uuid != best.uuid || (sb.generation == best.generation && *sb != best)) {
         let message = format!("the two superblocks of {name} are of different stores");
@@ -89,19 +94,21 @@ fn whole(bytes: &[u8], copy: usize) -> Result<Superblock> {
     }
 }
 
-/// Read the catalogue; entries of unreadable sectors are None.
+/// Read the catalogue. Of a damaged sector, what the headers of its extents say; None where they say nothing.
 pub(super) async fn catalogue(
     device: &DeviceHandle,
     sb: &Superblock,
     report: &mut Report,
-) -> Result<Vec<Option<CatalogueEntry>>> {
-    let bytes =
-        read_long(device, u64::from(sb.catalogue_start), sb.catalogue_sectors as usize * SECTOR).await?;
+) -> Vec<Option<CatalogueEntry>> {
+    let sectors = sb.catalogue_sectors as usize;
+    let bytes = device.read_pieces(u64::from(sb.catalogue_start) * BLOCK_BYTES, sectors * SECTOR).await;
     let mut entries = Vec::new();
-    for (index, sector) in bytes.chunks_exact(SECTOR).enumerate() {
+    for index in 0..sectors {
+        let sector = bytes.get(index * SECTOR..(index + 1) * SECTOR);
         let left = (sb.extents as usize).saturating_sub(entries.len());
         let count = left.min(ENTRIES_PER_SECTOR);
-        match catalogue::decode(sector, index as u32, count, sb.uuid) {
+        let decoded = sector.as_ref().map_err(Error::duplicate);
+        match decoded.and_then(|sector| catalogue::decode(sector, index as u32, count, sb.uuid)) {
             Ok((some, _)) => entries.extend(some.into_iter().map(Some)),
             Err(e) => {
                 if count == 0 {
@@ -112,13 +119,32 @@ pub(super) async fn catalogue(
                 } else {
                     report.blind(&e, CATALOGUE_HINT);
                 }
-                report.mend_catalogue(device, sb, index as u32, sector).await?;
-                entries.extend(std::iter::repeat_n(None, count));
+                let told = by_headers(device, sb, entries.len() as u32, count as u32).await;
+                if let Ok(sector) = sector {
+                    report.mend_catalogue(sb, index as u32, sector, &told);
+                }
+                entries.extend(told);
             }
         }
     }
     check_extents(device, sb, &mut entries, report);
-    Ok(entries)
+    entries
+}
+
+async fn by_headers(
+    device: &DeviceHandle,
+    sb: &Superblock,
+    first: u32,
+    count: u32,
+) -> Vec<Option<CatalogueEntry>> {
+    let mut entries = Vec::new();
+    for number in (first..first + count).map(ExtentNumber) {
+        let start_block = u64::from(number.0) << sb.geometry.extent_bits;
+        let bytes = overhead_blocks(sb.geometry) as usize * BLOCK_SIZE;
+        let head = device.read_pieces(start_block * BLOCK_BYTES, bytes).await;
+        entries.push(entry_by_head(head.prefix(), number, sb));
+    }
+    entries
 }
 
 /// Every extent lies on the device, and no two lie in one place.
@@ -157,32 +183,48 @@ fn check_extents(
     }
 }
 
+impl System {
+    /// VDI records rely on the host record of generation `relied_on`. That it is older means something only where one
+    /// shard has written all of them.
+    pub fn doubt_claims(&mut self, relied_on: Generation, report: &mut Report) {
+        let [(slot, newest)] = self.hosts[..] else { return };
+        if newest < relied_on {
+            let detail = format!("it is of generation {}, VDI records rely on {}", newest.0, relied_on.0);
+            let error = Error::corrupt("host record", format!("host slot {slot}"), detail);
+            report.add(Severity::Note, error.message().to_owned(), LOST_RECORD);
+            self.doubtful.append(&mut self.claims);
+        }
+    }
+}
+
 /// Read host records and registry.
-pub(super) async fn read(reader: &Reader, report: &mut Report) -> Result<System> {
+pub(super) async fn read(reader: &Reader, report: &mut Report) -> System {
     let mut system = System::default();
     for slot in 0..HOSTS_MAX {
         host(reader, slot, &mut system, report).await;
     }
     check_claims(reader, &mut system, report);
-    registry(reader, &mut system, report).await?;
-    Ok(system)
+    registry(reader, &mut system, report).await;
+    system
 }
 
 async fn host(reader: &Reader, slot: u16, system: &mut System, report: &mut Report) {
     let sb = &reader.superblock;
     let mut best: Option<HostRecord> = None;
-    let mut problems = Vec::new();
+    let (mut problems, mut empty) = (Vec::new(), Vec::new());
     for copy in 0..2u64 {
         let block = u64::from(sb.hosts_start) + u64::from(slot) * 2 + copy;
         let read = reader.device.read(Superblock::system_offset(block), BLOCK_SIZE).await;
-        if read.as_ref().is_ok_and(|bytes| is_zero(bytes)) {
-            continue;
-        }
+        let blank = read.as_ref().is_ok_and(|bytes| is_zero(bytes));
         match read.and_then(|bytes| HostRecord::verify(&bytes, slot, copy, sb.uuid)) {
             Ok(r) if best.as_ref().is_none_or(|b| b.generation < r.generation) => best = Some(r),
             Ok(_) => {}
+            Err(e) if blank => empty.push(e),
             Err(e) => problems.push(e),
         }
+    }
+    if best.as_ref().is_some_and(HostRecord::has_predecessor) {
+        problems.extend(empty);
     }
     for e in &problems {
         match best {
@@ -194,39 +236,39 @@ async fn host(reader: &Reader, slot: u16, system: &mut System, report: &mut Repo
         };
     }
     if let Some(record) = best {
+        system.hosts.push((slot, record.generation));
         system.logs.extend(record.logs);
         let claims = if problems.is_empty() { &mut system.claims } else { &mut system.doubtful };
         claims.extend(record.claims);
     }
 }
 
-/// Drop claims that do not lie in an extent of their kind.
+/// Drop claims that do not lie in an extent of their kind, or in its header and bitmap.
 fn check_claims(reader: &Reader, system: &mut System, report: &mut Report) {
     let g = reader.superblock.geometry;
     let fits = |c: &Claim| {
         let in_store = c.start.0 >> g.extent_bits < reader.catalogue.len() as u64;
-        in_store && reader.entry(g.extent(c.start)).is_none_or(|e| e.kind == c.kind)
+        in_store && reader.entry(g.extent(c.start)).is_none_or(|e| c.fits(e.kind, g))
     };
     for claims in [&mut system.claims, &mut system.doubtful] {
         for c in claims.iter().filter(|c| !fits(c)) {
-            let detail = format!("a claim of {:?} blocks names an extent of another kind", c.kind);
+            let detail = format!("a claim of {:?} blocks is of what nobody can claim", c.kind);
             report.corrupt(&Error::corrupt("host record", c.start, detail), REWRITTEN);
         }
         claims.retain(fits);
     }
 }
 
-async fn registry(reader: &Reader, system: &mut System, report: &mut Report) -> Result<()> {
+async fn registry(reader: &Reader, system: &mut System, report: &mut Report) {
     let sb = &reader.superblock;
-    let bytes = read_long(
-        &reader.device,
-        u64::from(sb.registry_start),
-        sb.registry_entries as usize * registry::BYTES,
-    )
-    .await?;
+    let count = sb.registry_entries as usize;
+    let start = u64::from(sb.registry_start) * BLOCK_BYTES;
+    let bytes = reader.device.read_pieces(start, count * registry::BYTES).await;
     let (mut names, mut ids) = (BTreeSet::new(), BTreeSet::new());
-    for (index, sector) in bytes.chunks_exact(registry::BYTES).enumerate() {
-        match registry::decode(sector, index as u32, sb.uuid) {
+    for index in 0..count {
+        let sector = bytes.get(index * registry::BYTES..(index + 1) * registry::BYTES);
+        let found = sector.as_ref().ok().copied();
+        match sector.and_then(|sector| registry::decode(sector, index as u32, sb.uuid)) {
             Ok((None, _)) => {}
             Ok((Some(entry), _)) => {
                 if !names.insert(entry.name.clone()) || !ids.insert(entry.id) {
@@ -238,11 +280,13 @@ async fn registry(reader: &Reader, system: &mut System, report: &mut Report) -> 
             }
             Err(e) => {
                 report.blind(&e, REGISTRY_HINT);
+                if let Some(found) = found {
+                    report.mend_registry(sb, index as u32, found);
+                }
             }
         }
     }
     report.counts.vdis = system.vdis.len() as u64;
-    Ok(())
 }
 
 /// For messages: where a record's slot lies.

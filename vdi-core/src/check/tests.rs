@@ -18,6 +18,7 @@ use crate::executor::{Executor, block_on};
 use crate::format::extent::{self, bitmap_sectors};
 use crate::format::host::HostLog;
 use crate::format::log_head::{SLOT_BYTES, SLOTS, slot_offset_bytes};
+use crate::format::registry;
 use crate::format::superblock::COPIES;
 use crate::format::vdi_record::{self, VdiRecord};
 use crate::log::{Body, Log, Origin, Record, StagingMemory, VdiGeneration};
@@ -396,6 +397,30 @@ fn damage_names_every_disk_and_snapshot_it_hurts() {
     let hurt = &report.findings[0].hurt;
     assert_eq!(hurt.len(), 4, "{report:?}");
     assert!(hurt.iter().all(|h| h.blocks >= 256 && h.to_string().contains("bytes at offset")));
+}
+
+#[test]
+fn damage_side_by_side_is_one_finding_that_names_every_block() {
+    let (world, places) = &*built();
+    let all = places.iter().filter(|p| p.what == "data");
+    let blocks: std::collections::BTreeMap<u64, &Place> = all.clone().map(|p| (p.offset, p)).collect();
+    let damaged = world.fork();
+    for place in blocks.values() {
+        damaged.store.write(place.offset + 7, &[0xa5; 3]);
+    }
+    let report = damaged.check();
+    assert!(report.findings.len() < blocks.len() / 3, "{} {report:?}", report.findings.len());
+    let hurt: u64 = report.findings.iter().flat_map(|f| &f.hurt).map(|h| h.blocks).sum();
+    assert_eq!(hurt, all.count() as u64, "each block of each disk and snapshot");
+}
+
+#[test]
+fn a_damaged_sector_of_the_catalogue_hides_nothing_that_the_extents_tell_of_themselves() {
+    let (world, places) = &*built();
+    let sector = places.iter().find(|p| p.what == "catalogue").unwrap();
+    let report = world.flip(sector, 70, 1).check();
+    assert!(report.findings.len() == 1 && report.incomplete, "{report:?}");
+    assert_eq!(report.counts, world.check().counts);
 }
 
 /// Run `f` on the opened store.

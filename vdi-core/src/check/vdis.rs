@@ -40,9 +40,11 @@ impl Check {
                 self.snapshots_of(&entry, &record).await;
             }
         }
+        self.system.doubt_claims(self.relied_on, &mut self.report);
         for tree in self.trees.clone() {
             self.tree(&tree).await;
         }
+        self.mend_slots().await;
         self.report.counts.nodes = self.owners.nodes_total();
         self.report.counts.data_blocks = self.owners.data_total();
     }
@@ -52,7 +54,11 @@ impl Check {
         let mut damaged = None;
         for slot in entry.slots {
             self.alone(slot, &slot_name(&entry.name, slot));
-            match self.slot(entry, slot).await {
+            let found = self.slot(entry, slot).await;
+            if let Ok(Some(r)) = &found {
+                self.relied_on = self.relied_on.max(r.host_generation);
+            }
+            match found {
                 Ok(Some(r)) if best.is_none_or(|b| version(&b) < version(&r)) => best = Some(r),
                 Ok(_) => {}
                 Err(e) => damaged = Some((slot, e.context(format!("VDI '{}'", entry.name)))),
@@ -65,9 +71,12 @@ impl Check {
         match &damaged {
             Some((slot, e)) if best.is_some_and(|r| newest == Some(version(&r))) => {
                 self.report.corrupt(e, SLOT_HINT);
-                self.mend_slot(entry, *slot).await;
+                self.damaged_slots.push((entry.name.clone(), *slot));
             }
-            Some((_, e)) => drop(self.report.blind(e, RECORD_HINT)),
+            Some((slot, e)) => {
+                self.report.blind(e, RECORD_HINT);
+                self.mend_flipped_slot(entry, *slot).await;
+            }
             None => {}
         }
         let Some(record) = best else {
@@ -149,6 +158,17 @@ impl Check {
         }
     }
 
+    /// Propose to empty damaged slots, now that everything that names blocks is known: a block that was handed out
+    /// twice may be somebody else's node, and one that nothing is seen to use may be below what cannot be read.
+    async fn mend_slots(&mut self) {
+        for (name, slot) in std::mem::take(&mut self.damaged_slots) {
+            let disputed = self.owners.is_disputed(slot) || self.logged.contains(slot);
+            if !disputed && !self.report.incomplete {
+                self.mend_slot(&name, slot).await;
+            }
+        }
+    }
+
     /// Note that one record or snapshot log, and nothing else, uses `addr`.
     fn alone(&mut self, addr: BlockAddr, what: &str) {
         if let Use::Conflict(why) = self.owners.single(addr) {
@@ -166,6 +186,8 @@ impl Check {
             let owners = &mut self.owners;
             let step = walk.next(&self.reader, |p| enter(owners, tree, p, &mut twice)).await;
             for (place, why) in twice.drain(..) {
+                // What is below it is not visited, and need not be what another way leads to.
+                self.report.incomplete = true;
                 let error = Error::corrupt("tree node", place.link.addr, why);
                 self.damaged(&error.context(tree_name(tree)), TWICE_HINT, Damage::node(&place));
             }
@@ -204,13 +226,6 @@ impl Check {
             }
         }
         fresh
-    }
-
-    /// Report damage in a tree; who is hurt is found out at the end.
-    pub(super) fn damaged(&mut self, error: &Error, hint: &'static str, damage: Damage) {
-        if let Some(finding) = self.report.corrupt(error, hint) {
-            self.damage.push(damage.of(finding));
-        }
     }
 }
 

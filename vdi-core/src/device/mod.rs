@@ -10,6 +10,7 @@ pub mod handle;
 pub mod lock;
 pub mod memory;
 pub mod open;
+pub mod pieces;
 pub mod pread;
 #[cfg(any(test, feature = "sim"))]
 pub mod simulated;
@@ -27,6 +28,7 @@ pub use create::{create_prewritten, create_sparse};
 pub use handle::DeviceHandle;
 pub use memory::MemoryDevice;
 pub use open::{Method, OpenOptions, Opened, open};
+pub use pieces::Pieces;
 
 /// What to do.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]

@@ -3,6 +3,7 @@ mod doubt;
 mod failing;
 mod held;
 mod shards;
+mod unreadable;
 
 use std::cell::{Cell, RefCell};
 use std::os::fd::RawFd;

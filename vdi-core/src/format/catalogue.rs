@@ -20,6 +20,7 @@ use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
 
 use super::{Expect, HEADER_BYTES, Kind, seal, verify};
 use crate::error::{Error, Result};
+use crate::limits::LEASES_MAX;
 use crate::units::{Generation, Uuid};
 
 /// Bytes of a catalogue sector.
@@ -120,6 +121,9 @@ pub fn decode(
         if raw.reserved_a != 0 || raw.reserved_b.get() != 0 {
             return Err(bad(format!("entry {i}: a reserved field is not zero")));
         }
+        if raw.lease_generation.get() > LEASES_MAX {
+            return Err(bad(format!("entry {i}: more changes of owner than anybody counts")));
+        }
         out.push(CatalogueEntry {
             kind: ExtentKind::of(raw.kind)
                 .ok_or_else(|| bad(format!("entry {i}: unknown extent kind {}", raw.kind)))?,
@@ -157,5 +161,9 @@ mod tests {
         assert_eq!(decode(&bytes, 5, 14, Uuid(1)).unwrap(), (entries, Generation(2)));
         every_flipped_bit_is_found(&bytes, |b| decode(b, 5, 14, Uuid(1)).is_ok());
         assert_eq!(crate::buffer::crc32c(&bytes), 632_627_418, "golden bytes");
+        for lease_generation in [LEASES_MAX + 1, u64::MAX] {
+            let sealed = encode(5, &[CatalogueEntry { lease_generation, ..e }], Uuid(1), Generation(2));
+            assert!(decode(&sealed, 5, 1, Uuid(1)).is_err(), "bitmaps count on from it");
+        }
     }
 }

@@ -25,7 +25,7 @@ use super::catalogue::{CatalogueEntry, ExtentKind};
 use super::superblock::Superblock;
 use super::{Expect, HEADER_BYTES, Kind, owner_of, seal, verify};
 use crate::error::{Error, Result};
-use crate::limits::REGION_BLOCKS;
+use crate::limits::{LEASES_MAX, REGION_BLOCKS};
 use crate::units::{BLOCK_SIZE, ExtentNumber, Generation, Geometry, Uuid};
 
 /// Bytes of the header and of a bitmap sector.
@@ -105,6 +105,9 @@ impl ExtentHeader {
             shard: half(68),
             lease_generation: u64::from_le_bytes(generation),
         };
+        if header.lease_generation > LEASES_MAX {
+            return Err(bad("more changes of owner than anybody counts"));
+        }
         // Whatever is not a field is zero.
         if bytes == header.encode(owner) { Ok(header) } else { Err(bad("a reserved field is not zero")) }
     }
@@ -125,22 +128,32 @@ impl ExtentHeader {
     }
 }
 
-/// The catalogue entry of extent `number` of the store `sb` as the extent's first block tells it, for when the
-/// catalogue cannot; None when that is a damaged header.
+/// The catalogue entry of extent `number` of the store `sb` as the extent's own first blocks ([`overhead_blocks`] of
+/// them, in `head`, or those before one that cannot be read) tell it, for when the catalogue cannot; None when they
+/// are damaged.
 #[must_use]
-pub fn entry_by_header(block: &[u8], number: ExtentNumber, sb: &Superblock) -> Option<CatalogueEntry> {
+pub fn entry_by_head(head: &[u8], number: ExtentNumber, sb: &Superblock) -> Option<CatalogueEntry> {
     let start_block = u64::from(number.0) << sb.geometry.extent_bits;
     let entry = |kind, host, shard, lease_generation| {
         Some(CatalogueEntry { kind, host, shard, device: 0, start_block, lease_generation })
     };
-    let bytes = block.get(..SECTOR_SIZE)?;
-    match ExtentHeader::decode(bytes, number, sb.uuid) {
-        _ if number.0 < sb.system_extents => entry(ExtentKind::System, 0, 0, 0),
+    if number.0 < sb.system_extents {
+        return entry(ExtentKind::System, 0, 0, 0);
+    }
+    match ExtentHeader::decode(head.get(..SECTOR_SIZE)?, number, sb.uuid) {
         Ok(h) => entry(h.kind, h.host, h.shard, h.lease_generation),
-        // What lies there was never an extent of this store: even a damaged header names its store.
-        Err(_) if owner_of(bytes) != sb.uuid => entry(ExtentKind::Free, 0, 0, 0),
+        // What lies there was never an extent of this store: even damaged, its header or its bitmap names it.
+        Err(_) if !names_store(head, sb) => entry(ExtentKind::Free, 0, 0, 0),
         Err(_) => None,
     }
+}
+
+/// Whether what is there may be this store's.
+fn names_store(head: &[u8], sb: &Superblock) -> bool {
+    let bitmap = (0..bitmap_sectors(sb.geometry)).map(sector_offset);
+    let starts = std::iter::once(0).chain(bitmap.map(|at| at as usize));
+    let mut sectors = starts.map(|at| head.get(at..at + SECTOR_SIZE));
+    sectors.any(|sector| sector.is_none_or(|sector| owner_of(sector) == sb.uuid))
 }
 
 fn header_expect(number: ExtentNumber, owner: Uuid) -> Expect {
@@ -224,6 +237,8 @@ mod tests {
         every_flipped_bit_is_found(&bytes, |b| h.verify(b, Uuid(5)).is_ok());
         assert_eq!(ExtentHeader::decode(&bytes, h.number, Uuid(5)).unwrap(), h);
         every_flipped_bit_is_found(&bytes, |b| ExtentHeader::decode(b, h.number, Uuid(5)).is_ok());
+        let endless = ExtentHeader { lease_generation: LEASES_MAX + 1, ..h }.encode(Uuid(5));
+        assert!(ExtentHeader::decode(&endless, h.number, Uuid(5)).is_err(), "bitmaps count on from it");
         let mut regions = [[0u64; 8]; 7];
         regions[0][0] = 0b1011;
         regions[6][7] = 1 << 63;

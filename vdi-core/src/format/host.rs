@@ -28,11 +28,11 @@ use zerocopy::little_endian::{U16, U64, U128};
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
 
 use super::catalogue::ExtentKind;
-use super::extent::RegionBits;
+use super::extent::{RegionBits, overhead_blocks};
 use super::{Expect, HEADER_BYTES, Kind, seal, verify};
 use crate::error::{Error, Result};
 use crate::limits::REGION_BLOCKS;
-use crate::units::{BLOCK_SIZE, BlockAddr, Generation, Uuid};
+use crate::units::{BLOCK_SIZE, BlockAddr, Generation, Geometry, Uuid};
 
 /// Logs a host may have in one store.
 pub const LOGS_MAX: usize = 8;
@@ -106,6 +106,13 @@ impl Claim {
         }
         mask
     }
+    /// Whether it can be one in an extent of `kind`: its own kind, and nothing of the extent's header and bitmap.
+    #[must_use]
+    pub fn fits(&self, kind: ExtentKind, geometry: Geometry) -> bool {
+        let own = if geometry.block(self.start) == 0 { overhead_blocks(geometry) } else { 0 };
+        let names = |block: u32| self.mask[(block / 64) as usize] >> (block % 64) & 1 == 1;
+        self.kind == kind && !(0..own).any(names)
+    }
 }
 
 /// A verified host record.
@@ -122,6 +129,11 @@ pub struct HostRecord {
 }
 
 impl HostRecord {
+    /// Whether there was one before it: then both copies have been written, and neither is empty.
+    #[must_use]
+    pub fn has_predecessor(&self) -> bool {
+        self.generation > Generation(1)
+    }
     /// The block for copy `copy` of host slot `slot`.
     #[must_use]
     pub fn encode(&self, slot: u16, copy: u64, owner: Uuid) -> Vec<u8> {

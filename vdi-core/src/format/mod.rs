@@ -18,6 +18,7 @@
 
 pub mod catalogue;
 pub mod extent;
+pub mod flipped;
 #[cfg(any(test, feature = "sim"))]
 pub mod forge;
 pub mod host;

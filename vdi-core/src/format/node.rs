@@ -131,13 +131,6 @@ impl Root {
     }
 }
 
-/// Levels needed to map `blocks` virtual blocks. Panics beyond [`DEPTH_MAX`] levels.
-#[must_use]
-pub fn depth_for_blocks(blocks: u64) -> u8 {
-    let depth = (1..=DEPTH_MAX).find(|d| Root::empty(*d).capacity_blocks() >= blocks);
-    depth.expect("sizes are bounded by VDI_BYTES_MAX")
-}
-
 /// Blocks that one entry of a node of `level` covers.
 #[must_use]
 pub const fn entry_blocks(level: u8) -> u64 {
@@ -315,8 +308,7 @@ mod tests {
     }
 
     #[test]
-    fn depth_follows_size_and_impossible_roots_are_refused() {
-        assert_eq!([1, 256, 257, 1 << 24, (1 << 24) + 1, 1 << 40].map(depth_for_blocks), [1, 1, 2, 3, 4, 5]);
+    fn impossible_roots_are_refused() {
         let good = Root { addr: BlockAddr(5), crc: 1, birth: Epoch(1), depth: 3 };
         assert!(good.verify().is_ok() && Root::empty(5).verify().is_ok());
         for bad in [

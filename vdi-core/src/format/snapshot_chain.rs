@@ -46,11 +46,6 @@ impl SnapshotList {
     pub fn get(&self, epoch: Epoch) -> Option<&Snapshot> {
         self.live.get(&epoch)
     }
-    /// The snapshot labelled `label`.
-    #[must_use]
-    pub fn find_label(&self, label: &str) -> Option<&Snapshot> {
-        self.iter().find(|s| s.label == label && !label.is_empty())
-    }
     /// How many there are.
     #[must_use]
     pub fn len(&self) -> usize {

@@ -28,7 +28,7 @@ use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
 
 use super::{Expect, HEADER_BYTES, Kind, seal, verify};
 use crate::error::{Error, ErrorKind, Result};
-use crate::limits::{EXTENT_BITS_MAX, EXTENT_BITS_MIN, EXTENTS_MAX, HOSTS_MAX};
+use crate::limits::{EXTENT_BITS_MAX, EXTENT_BITS_MIN, EXTENTS_MAX, HOSTS_MAX, LOG_VDIS_MAX};
 use crate::units::{BLOCK_BYTES, BLOCK_SIZE, Generation, Geometry, Uuid};
 
 /// Block numbers of the two copies.
@@ -182,6 +182,10 @@ impl Superblock {
         {
             return Err("extent counts make no sense");
         }
+        let sectors_max = EXTENTS_MAX.div_ceil(super::catalogue::ENTRIES_PER_SECTOR as u64);
+        if u64::from(self.catalogue_sectors) > sectors_max || self.registry_entries as usize > LOG_VDIS_MAX {
+            return Err("the catalogue or the registry is larger than any");
+        }
         let hosts_end = u64::from(self.hosts_start) + u64::from(HOSTS_MAX) * 2;
         let catalogue_end = u64::from(self.catalogue_start) + u64::from(self.catalogue_sectors).div_ceil(8);
         let registry_end = u64::from(self.registry_start) + u64::from(self.registry_entries).div_ceil(8);
@@ -241,7 +245,7 @@ mod tests {
             catalogue_start: 512,
             catalogue_sectors: 32,
             registry_start: 516,
-            registry_entries: 4096,
+            registry_entries: 4000,
             created_ns: 7,
         }
     }
@@ -257,11 +261,21 @@ mod tests {
     }
 
     #[test]
+    fn a_catalogue_or_registry_that_no_memory_holds_is_refused() {
+        let many = Superblock { extents: 1 << 20, system_extents: 1 << 19, ..sample() };
+        let registry = Superblock { registry_entries: u32::MAX, ..many };
+        let catalogue = Superblock { catalogue_sectors: 1 << 30, registry_start: 512 + (1 << 27), ..many };
+        for sealed in [registry, catalogue] {
+            assert!(Superblock::verify(&sealed.encode(0), 0).is_err());
+        }
+    }
+
+    #[test]
     fn golden_bytes_stay() {
         let block = sample().encode(0);
         assert_eq!(block[..4], *b"PLXV");
         assert_eq!(block[64..72], [1, 0, 0, 0, 18, 0, 0, 0]);
-        assert_eq!(crate::buffer::crc32c(&block), 3_215_371_544);
+        assert_eq!(crate::buffer::crc32c(&block), 3_206_828_793);
     }
 
     #[test]

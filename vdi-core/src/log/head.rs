@@ -15,7 +15,12 @@ pub(super) struct FoundHead {
     pub order: [u64; 2],
 }
 
-/// Read both slots. [`ErrorKind::LogMissing`] when they hold no log or another one,
+/// Read both slots. One that cannot be read may hold the newer head, and an older one may lead to ring space that has
+/// been written again since. Only of slot 0 is it certain that nothing happened that it does not know: a trim writes
+/// slot 0 first and frees space after that, and a new incarnation writes no segment before both slots have it. So
+/// slot 0 serves without slot 1, and slot 1 not without slot 0.
+///
+/// [`ErrorKind::Io`] when the slot that is needed cannot be read, [`ErrorKind::LogMissing`] when they hold no log or another one,
 /// [`ErrorKind::WrongStore`] when the log belongs to another store, [`ErrorKind::Corrupt`] when they hold
 /// something unreadable.
 pub(super) async fn read(device: &DeviceHandle, log: Uuid, store: Uuid) -> Result<FoundHead> {
@@ -27,13 +32,18 @@ pub(super) async fn read(device: &DeviceHandle, log: Uuid, store: Uuid) -> Resul
     let mut failure = None;
     let mut blank = true;
     for slot in 0..SLOTS {
-        let bytes = device.read(slot_offset_bytes(slot), SLOT_BYTES).await?;
-        blank &= is_zero(&bytes);
-        match verify_slot(&bytes, log, slot) {
+        let read = device.read_pieces(slot_offset_bytes(slot), SLOT_BYTES).await;
+        // A head need not fill its slot.
+        let bytes = read.prefix();
+        blank &= is_zero(bytes);
+        match verify_slot(bytes, log, slot) {
             Ok(head) => found.push((slot, head)),
             Err(e) if e.kind() == ErrorKind::Unsupported => return Err(e.context(name)),
             Err(e) => {
-                if let Some((other, _)) = identify(&bytes, slot).filter(|(other, _)| *other != log) {
+                if let Some(unread) = read.unread().filter(|_| found.is_empty()) {
+                    return Err(unread.duplicate());
+                }
+                if let Some((other, _)) = identify(bytes, slot).filter(|(other, _)| *other != log) {
                     failure = Some(missing(format!("{name} holds the log {other}, not {log}")));
                 }
                 failure.get_or_insert_with(|| e.context(name));

@@ -68,20 +68,32 @@ impl Store {
         let records = self.host_records().await?;
         Ok(records.into_iter().filter_map(|(slot, r)| Some((slot, *r.logs.first()?))).collect())
     }
-    /// The newest host record in each slot that has one.
+    /// The newest host record in each slot that has one. Either copy names the same log.
     async fn host_records(&self) -> Result<BTreeMap<u16, HostRecord>> {
         let sb = *self.superblock();
         let blocks = usize::from(HOSTS_MAX) * 2;
-        let bytes = self.device().read(host_offset(&sb, 0, 0), blocks * BLOCK_SIZE).await?;
+        let bytes = self.device().read_pieces(host_offset(&sb, 0, 0), blocks * BLOCK_SIZE).await;
         let mut newest: BTreeMap<u16, HostRecord> = BTreeMap::new();
-        for (n, block) in bytes.chunks_exact(BLOCK_SIZE).enumerate() {
+        let mut unread = BTreeMap::new();
+        for n in 0..blocks {
             let slot = (n / 2) as u16;
+            let block = match bytes.get(n * BLOCK_SIZE..(n + 1) * BLOCK_SIZE) {
+                Ok(block) => block,
+                Err(e) => {
+                    unread.insert(slot, e);
+                    continue;
+                }
+            };
             let Ok(record) = HostRecord::verify(block, slot, (n % 2) as u64, sb.uuid) else { continue };
             if newest.get(&slot).is_none_or(|r| r.generation < record.generation) {
                 newest.insert(slot, record);
             }
         }
-        Ok(newest)
+        // Of a slot whose other copy says nothing, nobody knows whether it is empty.
+        match unread.into_iter().find(|(slot, _)| !newest.contains_key(slot)) {
+            Some((_, e)) => Err(e),
+            None => Ok(newest),
+        }
     }
     /// The last that this shard does: it gives up its claims and names no log any more. Everything its log holds is
     /// in the trees.

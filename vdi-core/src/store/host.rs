@@ -2,9 +2,10 @@
 
 use super::Store;
 use crate::buffer::AlignedBuf;
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::format::host::HostLog;
 use crate::format::superblock::Superblock;
+use crate::limits::COUNTER_MAX;
 use crate::units::Generation;
 
 impl Store {
@@ -36,11 +37,32 @@ impl Store {
     pub fn log(&self) -> Option<HostLog> {
         self.0.host.borrow().logs.first().copied()
     }
-    /// Name this shard's log, durably, before it is written; None when it needs it no more.
+    /// Name this shard's log, durably, before it is written; None when it needs it no more. Both copies say so before
+    /// anybody relies on it: with either of them lost, the other never leads to another log, or to none.
     pub async fn set_log(&self, log: Option<HostLog>) -> Result<()> {
         self.0.host.borrow_mut().logs = log.into_iter().collect();
-        self.write_host_record().await?;
-        self.flush().await
+        for _copy in 0..2 {
+            self.write_host_record().await?;
+            self.flush().await?;
+        }
+        Ok(())
+    }
+    /// Host records from now on are newer than `generation`, on which VDI records rely: it was lost if it is above
+    /// the newest one found, and no later one may be taken for it.
+    pub(super) fn not_before(&self, generation: Generation) {
+        let mut host = self.0.host.borrow_mut();
+        if generation <= host.generation {
+            return;
+        }
+        let detail = format!(
+            "VDI records rely on generation {}, the newest one found is {}; what it has claimed counts as used",
+            generation.0, host.generation.0
+        );
+        self.warn(Error::corrupt("host record", format!("host slot {}", self.slot()), detail));
+        if generation.0 < COUNTER_MAX / 2 {
+            // The next one still goes to the copy that is not the newest one found.
+            host.generation.0 = generation.0 + (generation.0 ^ host.generation.0) % 2;
+        }
     }
 }
 

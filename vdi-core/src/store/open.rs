@@ -1,5 +1,5 @@
-//! Opening a store: verify, then use. Reads the system area and the bitmaps of this shard's extents, never the
-//! rest of the store.
+//! Opening a store: verify, then use. Reads the system area, the VDI records and the bitmaps of this shard's
+//! extents, never the rest of the store.
 
 use std::cell::{Cell, RefCell};
 use std::rc::Rc;
@@ -40,18 +40,27 @@ impl Store {
     /// Read and choose the superblock of whatever is on `device`.
     pub async fn read_superblock(device: &DeviceHandle) -> Result<Superblock> {
         let mut best: Option<Superblock> = None;
-        let mut problem = None;
+        let (mut problem, mut unread) = (None, None);
         for (copy, block) in COPIES.iter().enumerate() {
             if (block + 1) * BLOCK_BYTES > device.info().len_bytes {
                 continue;
             }
-            let bytes = device.read(block * BLOCK_BYTES, BLOCK_SIZE).await?;
+            let bytes = match device.read(block * BLOCK_BYTES, BLOCK_SIZE).await {
+                Ok(bytes) => bytes,
+                Err(e) => {
+                    unread = Some(e);
+                    continue;
+                }
+            };
             match Superblock::verify(&bytes, copy) {
                 Ok(sb) if best.is_none_or(|b| b.generation < sb.generation) => best = Some(sb),
                 Ok(_) => {}
                 Err(e) if e.kind() == ErrorKind::Unsupported => return Err(e),
                 Err(e) => problem = Some(e),
             }
+        }
+        if let (None, Some(e)) = (best, unread) {
+            return Err(e);
         }
         best.ok_or_else(|| {
             let name = &device.info().name;
@@ -127,7 +136,9 @@ impl Store {
             let (regions, generations) = store.load_extent(number, &entry).await?;
             store.take_over(number, entry.kind, regions, generations);
         }
-        if newest || store.is_host_record_new_enough(Generation(host_generation)).await {
+        let relied_on = store.host_record_relied_on(newest).await;
+        store.not_before(relied_on.generation);
+        if (newest || relied_on.complete) && relied_on.generation.0 <= host_generation {
             store.return_unused_claims();
         }
         Ok(store)
@@ -139,11 +150,12 @@ impl Store {
     ) -> Result<(Vec<RegionBits>, Vec<Generation>)> {
         let g = self.geometry();
         let blocks = extent::overhead_blocks(g) as usize;
-        let head = self.0.device.read(entry.start_block * BLOCK_BYTES, blocks * BLOCK_SIZE).await?;
+        let head = self.0.device.read_pieces(entry.start_block * BLOCK_BYTES, blocks * BLOCK_SIZE).await;
         let count = extent::regions(g) as usize;
         let mut generations =
             vec![extent::first_generation(entry.lease_generation); extent::bitmap_sectors(g) as usize];
-        if let Err(e) = header(number, entry).verify(&head[..SECTOR], self.uuid()) {
+        let own = head.get(0..SECTOR).and_then(|bytes| header(number, entry).verify(bytes, self.uuid()));
+        if let Err(e) = own {
             // Nothing is allocated there any more; what lives there stays readable.
             self.0.warnings.borrow_mut().push(e);
             return Ok((vec![[u64::MAX; 8]; count], generations));
@@ -151,7 +163,8 @@ impl Store {
         let mut regions = Vec::with_capacity(count);
         for (index, generation) in generations.iter_mut().enumerate() {
             let at = extent::sector_offset(index as u32) as usize;
-            match extent::decode_sector(&head[at..at + SECTOR], number, index as u32, self.uuid()) {
+            let sector = head.get(at..at + SECTOR);
+            match sector.and_then(|s| extent::decode_sector(s, number, index as u32, self.uuid())) {
                 Ok((bits, found)) => {
                     *generation = found;
                     regions.extend_from_slice(&bits);
@@ -170,6 +183,12 @@ impl Store {
     fn return_unused_claims(&self) {
         let g = self.geometry();
         for claim in &self.0.host.borrow().claims {
+            let kind =
+                self.0.catalogue.borrow().entries.get(g.extent(claim.start).0 as usize).map(|e| e.kind);
+            if !kind.is_some_and(|kind| claim.fits(kind, g)) {
+                self.warn(Error::corrupt("host record", claim.start, "a claim is of what nobody can claim"));
+                continue;
+            }
             let mask = claim.unused();
             let mut bitmaps = self.0.bitmaps.borrow_mut();
             // Only what the bitmap calls used comes back: the bitmap write of a claim may not have happened.
@@ -246,32 +265,23 @@ async fn usable_superblock(device: &DeviceHandle) -> Result<Superblock> {
     Ok(sb)
 }
 
-async fn read_chunked(device: &DeviceHandle, start_block: u64, bytes: usize) -> Result<Vec<u8>> {
-    const CHUNK: usize = 1 << 20;
-    let mut out = Vec::with_capacity(bytes);
-    while out.len() < bytes {
-        let n = (bytes - out.len()).min(CHUNK).next_multiple_of(BLOCK_SIZE);
-        out.extend_from_slice(&device.read(start_block * BLOCK_BYTES + out.len() as u64, n).await?);
-    }
-    out.truncate(bytes);
-    Ok(out)
-}
-
 async fn read_catalogue(
     device: &DeviceHandle,
     sb: &Superblock,
     warnings: &mut Vec<Error>,
 ) -> Result<Catalogue> {
     let used = (sb.extents as usize).div_ceil(ENTRIES_PER_SECTOR);
-    let bytes = read_chunked(device, u64::from(sb.catalogue_start), used * SECTOR).await?;
+    let bytes = device.read_pieces(u64::from(sb.catalogue_start) * BLOCK_BYTES, used * SECTOR).await;
     let mut out = Catalogue { entries: Vec::new(), generations: Vec::new() };
-    for (index, sector) in bytes.chunks_exact(SECTOR).enumerate() {
+    for index in 0..used {
+        let sector = bytes.get(index * SECTOR..(index + 1) * SECTOR);
         let count = ENTRIES_PER_SECTOR.min(sb.extents as usize - index * ENTRIES_PER_SECTOR);
-        let (entries, generation) = match catalogue::decode(sector, index as u32, count, sb.uuid) {
+        let decoded = sector.and_then(|s| catalogue::decode(s, index as u32, count, sb.uuid));
+        let (entries, generation) = match decoded {
             Ok(decoded) => decoded,
             Err(e) => {
                 let first = (index * ENTRIES_PER_SECTOR) as u32;
-                let Some(entries) = entries_by_headers(device, sb, first..first + count as u32).await? else {
+                let Some(entries) = entries_by_headers(device, sb, first..first + count as u32).await else {
                     return Err(e);
                 };
                 warnings.push(e);
@@ -295,19 +305,20 @@ async fn read_catalogue(
     Ok(out)
 }
 
-/// What the headers of `extents` say; None when one of them is damaged.
+/// What the headers of `extents` say; None when one of them is damaged or cannot be read.
 async fn entries_by_headers(
     device: &DeviceHandle,
     sb: &Superblock,
     extents: std::ops::Range<u32>,
-) -> Result<Option<Vec<CatalogueEntry>>> {
+) -> Option<Vec<CatalogueEntry>> {
     let mut entries = Vec::new();
     for number in extents.map(ExtentNumber) {
         let start_block = u64::from(number.0) << sb.geometry.extent_bits;
-        let block = device.read(start_block * BLOCK_BYTES, BLOCK_SIZE).await?;
-        entries.push(extent::entry_by_header(&block, number, sb));
+        let bytes = extent::overhead_blocks(sb.geometry) as usize * BLOCK_SIZE;
+        let head = device.read_pieces(start_block * BLOCK_BYTES, bytes).await;
+        entries.push(extent::entry_by_head(head.prefix(), number, sb));
     }
-    Ok(entries.into_iter().collect())
+    entries.into_iter().collect()
 }
 
 async fn read_registry(
@@ -315,8 +326,11 @@ async fn read_registry(
     sb: &Superblock,
     warnings: &mut Vec<Error>,
 ) -> Result<Registry> {
-    let bytes =
-        read_chunked(device, u64::from(sb.registry_start), sb.registry_entries as usize * SECTOR).await?;
+    let all = sb.registry_entries as usize * SECTOR;
+    let bytes = device.read_pieces(u64::from(sb.registry_start) * BLOCK_BYTES, all).await;
+    // There is no second copy, and what cannot be read now may be there at the next start: a VDI that nobody knows
+    // would lose what the log holds of it, and its blocks to a collection.
+    let bytes = bytes.get(0..all)?;
     let mut out = Registry::default();
     for (index, sector) in bytes.chunks_exact(SECTOR).enumerate() {
         out.slots.push(match registry::decode(sector, index as u32, sb.uuid) {
@@ -331,9 +345,10 @@ async fn read_registry(
     Ok(out)
 }
 
-/// The newest host record, and whether it is the newest for certain: when the other slot is damaged, that
-/// one may have been newer. Then the VDI records tell whether anything relies on it; if so, everything claimed
-/// counts as used (a leak until the next collection). A shard that is new has none yet.
+/// The newest host record, and whether it is the newest as far as the two copies tell: when the other one is damaged,
+/// cannot be read, or is empty although it was written once, that one may have been newer. Then the VDI records tell whether anything
+/// relies on it; if so, everything claimed counts as used (a leak until the next collection). A shard that is new has
+/// none yet.
 async fn read_host(
     device: &DeviceHandle,
     sb: &Superblock,
@@ -341,15 +356,24 @@ async fn read_host(
     warnings: &mut Vec<Error>,
 ) -> Result<(HostRecord, bool)> {
     let mut best: Option<HostRecord> = None;
-    let mut damaged = None;
+    let (mut damaged, mut empty) = (None, None);
     for copy in 0..2 {
-        let block = device.read(host_offset(sb, slot, copy), BLOCK_SIZE).await?;
+        let block = match device.read(host_offset(sb, slot, copy), BLOCK_SIZE).await {
+            Ok(block) => block,
+            Err(e) => {
+                damaged = Some(e);
+                continue;
+            }
+        };
         match HostRecord::verify(&block, slot, copy, sb.uuid) {
             Ok(r) if best.as_ref().is_none_or(|b| b.generation < r.generation) => best = Some(r),
             Ok(_) => {}
-            Err(_) if is_zero(&block) => {}
+            Err(e) if is_zero(&block) => empty = Some(e),
             Err(e) => damaged = Some(e),
         }
+    }
+    if best.as_ref().is_some_and(HostRecord::has_predecessor) {
+        damaged = damaged.or(empty);
     }
     let trusted = damaged.is_none();
     match (best, damaged) {

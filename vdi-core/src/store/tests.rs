@@ -1,4 +1,5 @@
 mod allocator;
+mod hostile;
 
 use super::*;
 use crate::device::MemoryDevice;

@@ -5,10 +5,22 @@ use smallvec::smallvec;
 use super::{ExtentKind, Store};
 use crate::buffer::{AlignedBuf, IoBuf};
 use crate::error::{Error, ErrorKind, Result};
+use crate::executor::{LocalFuture, join_all};
 use crate::format::registry::RegistryEntry;
 use crate::format::vdi_record::VdiRecord;
 use crate::sabotage::{Bug, seeded_bug};
 use crate::units::{BlockAddr, Generation};
+
+/// Records read at once at start.
+const READS_AT_ONCE: usize = 32;
+
+/// How new the host record must be.
+pub(super) struct ReliedOn {
+    /// The newest one that a VDI record relies on.
+    pub generation: Generation,
+    /// Every VDI record was asked.
+    pub complete: bool,
+}
 
 impl Store {
     /// Two metadata blocks for a new record, and the first generation it may carry: generations never
@@ -74,26 +86,35 @@ impl Store {
             )
         })
     }
-    /// Whether the host record of `generation` is as new as any VDI record demands: what it calls unused, no tree
-    /// names. For when the other copy of the host record is damaged, and was perhaps the newer one. Reads the
-    /// records of all VDIs; one that cannot be read speaks for the worst.
-    pub(super) async fn is_host_record_new_enough(&self, generation: Generation) -> bool {
+    /// The newest host record that a VDI record relies on: what an older one calls unused, a tree may name. With a
+    /// `certain` newest host record only a lost write of it can show here, and it is looked for only where each record
+    /// was written by this shard: those of others count otherwise. Reads the records of all VDIs, some at once.
+    pub(super) async fn host_record_relied_on(&self, certain: bool) -> ReliedOn {
+        let mut found = ReliedOn { generation: Generation(0), complete: false };
         let alone = self.0.home.is_none() && self.known_vdis().iter().all(|e| e.host == self.slot());
-        if !alone || self.0.registry.borrow().misses_some {
+        let whole = !self.0.registry.borrow().misses_some;
+        if !alone || !(whole || certain) {
             // Blocks of this shard may be named by a VDI that another has by now.
-            return false;
+            return found;
         }
-        for entry in self.vdis() {
-            for slot in entry.slots {
-                let Ok(block) = self.read_blocks(slot, 1).await else { return false };
-                match VdiRecord::verify(&block, slot, self.uuid()) {
-                    Ok(r) if r.host_generation > generation => return false,
+        found.complete = whole;
+        let slots: Vec<BlockAddr> = self.vdis().into_iter().flat_map(|e| e.slots).collect();
+        for some in slots.chunks(READS_AT_ONCE) {
+            let read = |slot: &BlockAddr| {
+                Box::pin(self.read_blocks(*slot, 1)) as LocalFuture<'_, Result<AlignedBuf>>
+            };
+            let blocks = join_all(some.iter().map(read).collect()).await;
+            for (slot, block) in some.iter().zip(blocks) {
+                match block.map(|block| VdiRecord::verify(&block, *slot, self.uuid())) {
+                    Ok(Ok(r)) => found.generation = found.generation.max(r.host_generation),
                     // A record that was being written, or rotted: what it alone named is lost with it.
-                    Ok(_) | Err(_) => {}
+                    Ok(Err(_)) => {}
+                    // One that cannot be read speaks for the worst.
+                    Err(_) => found.complete = false,
                 }
             }
         }
-        true
+        found
     }
     /// Write a record to the slot its generation selects; durable with the next flush, which must come
     /// before the next write of the same record.

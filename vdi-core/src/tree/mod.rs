@@ -27,7 +27,7 @@ use smallvec::SmallVec;
 use crate::store::{Freed, Run};
 use crate::units::{BlockAddr, Epoch, VirtualBlock};
 
-pub use crate::format::node::{Entry, Node, Root, depth_for_blocks};
+pub use crate::format::node::{Entry, Node, Root};
 pub use apply::{apply, grow};
 pub use cache::NodeCache;
 pub use lookup::lookup;

@@ -70,13 +70,17 @@ pub(super) async fn busy(e: &Engine, round: u8, bytes: u64) {
     }
 }
 
-pub(super) fn clean(w: &World) {
-    let executor = Executor::new();
+/// What the check says.
+pub(super) fn checked(w: &World) -> crate::check::Report {
     let (store, log) = (w.store_device(), w.log_device());
     let devices = [store.clone(), log.clone()];
-    let report = drive(&executor, None, &devices, async move {
+    drive(&Executor::new(), None, &devices, async move {
         check(&store, &[log], CheckOptions { data: true }).await.unwrap()
-    });
+    })
+}
+
+pub(super) fn clean(w: &World) {
+    let report = checked(w);
     let worst = report.findings.iter().map(|f| f.severity).max();
     assert!(worst <= Some(Severity::Leak) && !report.incomplete, "{report:?}");
 }
