@@ -14,14 +14,32 @@ pub struct Scratch {
     path: PathBuf,
 }
 
+/// A directory in memory, where there is one, as the run directory of a daemon is on a host; else the system's temporary
+/// directory.
+#[must_use]
+pub fn memory_dir() -> PathBuf {
+    let memory = PathBuf::from("/dev/shm");
+    if memory.is_dir() { memory } else { std::env::temp_dir() }
+}
+
 impl Scratch {
     /// A new empty directory under the system's temporary directory.
     ///
     /// # Errors
     /// When it cannot be made.
     pub fn new(name: &str) -> Result<Scratch> {
+        Scratch::below(&std::env::temp_dir(), name)
+    }
+    /// A new empty directory for small files whose contents outlive processes, but need no disk: see [`memory_dir`].
+    ///
+    /// # Errors
+    /// When it cannot be made.
+    pub fn in_memory(name: &str) -> Result<Scratch> {
+        Scratch::below(&memory_dir(), name)
+    }
+    fn below(dir: &Path, name: &str) -> Result<Scratch> {
         let number = NEXT.fetch_add(1, Ordering::Relaxed);
-        let path = std::env::temp_dir().join(format!("plx-{name}-{}-{number}", std::process::id()));
+        let path = dir.join(format!("plx-{name}-{}-{number}", std::process::id()));
         std::fs::create_dir_all(&path).map_err(|e| Error::io(path.display(), &e))?;
         Ok(Scratch { path })
     }

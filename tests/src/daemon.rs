@@ -4,6 +4,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
 use qemu_harness::daemon::Daemon;
+use qemu_harness::scratch::memory_dir;
 use qemu_harness::tools::built;
 use serde_json::json;
 
@@ -12,6 +13,7 @@ pub struct Served {
     /// The daemon; not started yet.
     pub daemon: Daemon,
     dir: tempfile::TempDir,
+    _run: tempfile::TempDir,
 }
 
 /// Size of the log of test daemons.
@@ -22,11 +24,12 @@ impl Served {
     #[must_use]
     pub fn new(options: &[&str]) -> Served {
         let dir = tempfile::tempdir().expect("a temporary directory");
-        let daemon = Daemon::new(dir.path(), dir.path(), LOG_SIZE);
+        let run = tempfile::tempdir_in(memory_dir()).expect("a directory in memory");
+        let daemon = Daemon::new(dir.path(), run.path(), LOG_SIZE);
         let store = daemon.store().display().to_string();
         daemon.parallax(&["format", &store, "--size", "1G"]).expect("a store");
         let daemon = daemon.with_options(options);
-        Served { daemon, dir }
+        Served { daemon, dir, _run: run }
     }
     /// The same, started.
     #[must_use]

@@ -47,6 +47,7 @@ pub struct Stage {
     pub scratch: Scratch,
     /// Leave, and the tools.
     pub leave: Leave,
+    _run: Scratch,
 }
 
 /// Format a store of 8 GiB and start a daemon that completes requests out of order. `None`, counted as
@@ -64,11 +65,12 @@ pub fn stage(test: &str) -> Option<Stage> {
 pub fn stage_with(test: &str, options: &[&str]) -> Option<Stage> {
     let leave = leave(test)?;
     let scratch = Scratch::new("guest").expect("a scratch directory");
-    let daemon = Daemon::format(scratch.path(), scratch.path(), "8G", "256M").expect("a store");
+    let run = Scratch::in_memory("run").expect("a directory in memory");
+    let daemon = Daemon::format(scratch.path(), run.path(), "8G", "256M").expect("a store");
     let all = [&["--test-reorder-completions", REORDER_SEED], options].concat();
     let mut daemon = daemon.with_options(&all);
     daemon.start().expect("the daemon starts");
-    Some(Stage { daemon, scratch, leave })
+    Some(Stage { daemon, scratch, leave, _run: run })
 }
 
 impl Stage {

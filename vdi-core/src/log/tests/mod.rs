@@ -4,6 +4,7 @@ mod corruption;
 mod crash;
 mod full;
 mod running;
+mod staged;
 
 use std::cell::RefCell;
 use std::future::Future;

@@ -1,0 +1,164 @@
+//! What is staged survives the process, and only the process.
+
+use std::sync::atomic::Ordering;
+
+use super::*;
+use crate::buffer::HostMemory;
+use crate::device::simulated::Survival;
+use crate::error::ErrorKind;
+use crate::format::staging::{HEAD, INCARNATION, RING, TAIL};
+
+fn memory(boot: u128) -> StagingMemory {
+    let bytes = StagingMemory::bytes_for(RING_OFFSET_BYTES + RING_BYTES).unwrap();
+    StagingMemory { boot: Uuid(boot), memory: Some(HostMemory::slice(bytes)) }
+}
+
+impl World {
+    fn adopt(&self, staging: &StagingMemory, give_up: bool) -> Result<Scan> {
+        let (scan, staging) = (self.scan()?, staging.clone());
+        self.run(None, async move { scan.adopt(&staging, give_up).await })
+    }
+    fn start_staged(&self, staging: &StagingMemory) -> Log {
+        let (scan, executor) = (self.adopt(staging, false).unwrap(), self.executor.clone());
+        let staging = staging.clone();
+        self.run(None, async move { scan.start(&executor, &staging).await }).unwrap()
+    }
+    /// Append `count` records from `first` on, as far as the world lives; returns those that are acknowledged.
+    fn append_until_it_dies(&self, log: &Log, first: u64, count: u64) -> Vec<u64> {
+        let acknowledged: Rc<RefCell<Vec<u64>>> = Rc::default();
+        let (log2, told) = (log.clone(), Rc::clone(&acknowledged));
+        self.executor.spawn(async move {
+            for seq in first..first + count {
+                let record = if seq % 5 == 0 { discard(seq) } else { write(seq, 1 + seq % 3) };
+                let room = log2.reserve(record.encoded_bytes(), record.body.inline_blocks()).await.unwrap();
+                let appended = log2.append(room, &record, data_of(&record)).unwrap();
+                log2.acknowledged(appended.segment.seq()).await.unwrap();
+                told.borrow_mut().push(seq);
+                if seq % 7 == 0 {
+                    log2.flush().await.unwrap();
+                }
+            }
+        });
+        while self.step(Some(log)) {}
+        acknowledged.take()
+    }
+}
+
+fn dies_and_comes_back(seed: u64, events: u64) {
+    let staging = memory(1);
+    let mut world = World::new(RING_BYTES, seed);
+    world.delays(20_000);
+    let mut expected = Vec::new();
+    for life in 0..3 {
+        let log = world.start_staged(&staging);
+        world.crash.arm(events);
+        expected.extend(world.append_until_it_dies(&log, 1 + life * 1000, 60));
+        drop(log);
+        world.kill();
+        let scan = world.adopt(&staging, false).unwrap();
+        assert_eq!(seqs(&scan), expected, "seed {seed}, {events} events");
+    }
+}
+
+#[test]
+fn whatever_was_acknowledged_is_there_after_a_kill_at_any_event() {
+    for seed in 0..4 {
+        for events in 1..40 {
+            dies_and_comes_back(seed, events);
+        }
+    }
+}
+
+#[test]
+fn a_kill_while_records_are_adopted_changes_nothing() {
+    for events in 1..20 {
+        let staging = memory(1);
+        let mut world = World::new(RING_BYTES, 5);
+        let log = world.start_staged(&staging);
+        world.crash.arm(4);
+        let expected = world.append_until_it_dies(&log, 1, 60);
+        assert!(expected.len() >= 7, "only a flush waits for the device");
+        drop(log);
+        world.kill();
+        for _ in 0..3 {
+            world.crash.arm(events);
+            let (device, memory, executor) = (world.device.clone(), staging.clone(), world.executor.clone());
+            let started = world.spawn(async move {
+                let scan = Log::scan(&device, LOG, STORE).await?.adopt(&memory, false).await?;
+                scan.start(&executor, &memory).await.map(drop)
+            });
+            while started.borrow().is_none() && world.step(None) {}
+            world.kill();
+        }
+        assert_eq!(seqs(&world.adopt(&staging, false).unwrap()), expected, "{events} events");
+    }
+}
+
+#[test]
+fn a_loss_of_power_leaves_nothing_to_adopt_but_what_was_flushed() {
+    let mut staging = memory(1);
+    let mut world = World::new(RING_BYTES, 6);
+    let log = world.start_staged(&staging);
+    let first = write(1, 2);
+    world.append(&log, &first).unwrap();
+    world.flush(&log).unwrap();
+    world.crash.arm(1);
+    let more = world.append_until_it_dies(&log, 2, 5);
+    assert_eq!(more.len(), 5);
+    drop(log);
+    world.disk.power_loss(Survival::Nothing);
+    world.reopen();
+    staging.boot = Uuid(2);
+    assert_eq!(seqs(&world.adopt(&staging, false).unwrap()), [1]);
+}
+
+#[test]
+fn a_killed_log_does_not_start_without_its_staging_memory_but_one_that_was_left_does() {
+    let staging = memory(1);
+    let mut world = World::new(RING_BYTES, 7);
+    let log = world.start_staged(&staging);
+    world.append(&log, &write(1, 2)).unwrap();
+    world.settle(&log);
+    drop(log);
+    world.kill();
+    let without = StagingMemory { memory: None, ..staging.clone() };
+    for lost in [without.clone(), memory(1)] {
+        assert_eq!(world.adopt(&lost, false).err().unwrap().kind(), ErrorKind::StagingMissing);
+        assert_eq!(seqs(&world.adopt(&lost, true).unwrap()), [1], "that had reached the device");
+    }
+    let log = world.start_staged(&staging);
+    let leaving = log.clone();
+    world.run(Some(&log), async move { leaving.leave_staging().await }).unwrap();
+    drop(log);
+    world.kill();
+    assert_eq!(seqs(&world.adopt(&without, false).unwrap()), [1]);
+}
+
+#[test]
+fn bytes_in_the_staging_memory_that_make_no_sense_are_refused() {
+    let mut random = Random::new(8);
+    let mut refused = 0;
+    for _ in 0..400 {
+        let staging = memory(1);
+        let mut world = World::new(RING_BYTES, 9);
+        let log = world.start_staged(&staging);
+        world.crash.arm(1);
+        let all = world.append_until_it_dies(&log, 1, 6);
+        drop(log);
+        world.kill();
+        let memory = staging.memory.clone().unwrap();
+        let head = memory.word(HEAD).load(Ordering::Relaxed) as usize;
+        let within = [TAIL, HEAD, INCARNATION, RING + random.below(head as u64) as usize / 8 * 8];
+        let word = memory.word(*random.pick(&within));
+        let wrong = [random.bits(), random.below(1 << 20), 0, u64::MAX, word.load(Ordering::Relaxed) ^ 1];
+        word.store(*random.pick(&wrong), Ordering::Relaxed);
+        match world.adopt(&staging, false) {
+            Ok(scan) => assert!(all.starts_with(&seqs(&scan))),
+            Err(e) => {
+                assert!(matches!(e.kind(), ErrorKind::Corrupt | ErrorKind::StagingMissing), "{e:?}");
+                refused += 1;
+            }
+        }
+    }
+    assert!(refused > 100, "{refused}");
+}
