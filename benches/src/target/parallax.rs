@@ -18,7 +18,7 @@ pub const VDI: &str = "bench";
 /// How to set a daemon up.
 #[derive(Clone, Debug)]
 pub struct Options {
-    /// Folder for store, log and run directory.
+    /// Folder for store and log, a name of its own among those of the benches.
     pub dir: PathBuf,
     /// Size of the store, bytes.
     pub store_bytes: u64,
@@ -46,8 +46,13 @@ impl Options {
         self.dir.join("store")
     }
 
+    /// In memory, as on a host: staging memory needs it.
     fn run_dir(&self) -> PathBuf {
-        self.dir.join("run")
+        let memory = Path::new("/dev/shm");
+        match self.dir.file_name() {
+            Some(name) if memory.is_dir() => memory.join(format!("{}-run", name.display())),
+            _ => self.dir.join("run"),
+        }
     }
 
     fn control(&self) -> PathBuf {
@@ -90,6 +95,8 @@ impl Parallax {
     /// # Errors
     /// Whatever one of these says.
     pub fn start(options: Options) -> io::Result<Parallax> {
+        // Of a bench that was interrupted.
+        let _ = fs::remove_dir_all(options.run_dir());
         fs::create_dir_all(options.run_dir())?;
         let (cli, store) = (binary("parallax")?.display().to_string(), options.store().display().to_string());
         let size = options.store_bytes.to_string();
@@ -153,6 +160,13 @@ impl Parallax {
     fn await_control(&mut self) -> io::Result<()> {
         let up = self.daemon.wait_for(&self.options.control(), Duration::from_secs(30));
         up.map_err(|e| self.options.explain(&e))
+    }
+}
+
+impl Drop for Parallax {
+    fn drop(&mut self) {
+        self.daemon.kill();
+        let _ = fs::remove_dir_all(self.options.run_dir());
     }
 }
 
