@@ -136,6 +136,12 @@ impl GuestSlice {
         // SAFETY: source is mapped while `keep` lives; dst is ours and disjoint (no reference to guest memory exists).
         unsafe { std::ptr::copy_nonoverlapping(self.ptr.as_ptr(), dst.as_mut_ptr(), self.len) }
     }
+    /// Overwrite the bytes from `at` on with `src`. Panics when out of range.
+    pub fn copy_in(&self, at: usize, src: &[u8]) {
+        assert!(at <= self.len && src.len() <= self.len - at, "{} bytes at {at} of {}", src.len(), self.len);
+        // SAFETY: as in copy_to, the other way round; in range.
+        unsafe { std::ptr::copy_nonoverlapping(src.as_ptr(), self.ptr.as_ptr().add(at), src.len()) }
+    }
     /// Overwrite the whole slice from `src` (same length).
     pub fn copy_from(&self, src: &[u8]) {
         assert_eq!(src.len(), self.len);

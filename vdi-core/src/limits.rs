@@ -53,6 +53,10 @@ pub const LOG_UNFLUSHED_BYTES_MAX: u64 = 16 << 20;
 /// cannot checkpoint again further on, so that the log can be trimmed past them. All such copies together take no
 /// more than this.
 pub const LOG_COPIES_SHARE: u64 = 16;
+/// Where what is staged is safe from the daemon's end, segments are sent when so much is collected, or so long after.
+pub const LOG_COLLECTED_BYTES: u64 = 128 << 10;
+/// See [`LOG_COLLECTED_BYTES`].
+pub const LOG_COLLECTING_NS: u64 = 500_000;
 /// Segments of copied records appended between two flushes: they wait for nobody.
 pub const LOG_COPY_BATCHES_PER_FLUSH: usize = 16;
 /// Segments' worth of records waiting in memory to be written, in flight included.

@@ -175,12 +175,18 @@ impl Engine {
         let stuck = vdis.iter().find(|v| v.is_stuck()).and_then(|v| Some((v.name(), v.held()?)));
         stuck.map_or(Ok(()), |(name, why)| Err(why.context(format!("VDI '{name}' is held"))))
     }
+    /// Acknowledge writes when they are on the log's device from now on, and bring everything there, durably: the daemon is
+    /// about to stop.
+    pub async fn leave_staging(&self) -> Result<()> {
+        self.0.shared.log.leave_staging().await
+    }
     /// Checkpoint everything and stop the background work. Nothing may be in flight.
     pub async fn close(&self) -> Result<()> {
         self.0.closing.set(true);
         self.0.shared.pressure.request();
-        self.checkpoint_round_of_all().await?;
-        self.0.shared.log.leave_staging().await
+        let checkpointed = self.checkpoint_round_of_all().await;
+        self.leave_staging().await?;
+        checkpointed
     }
 }
 

@@ -297,10 +297,7 @@ async fn data_is_there(store: &Store, record: &Record) -> Result<bool> {
 /// whose log is not this, or is or was damaged where it was durable.
 async fn find_log(env: &Env, store: &Store, device: &DeviceHandle, discard: bool) -> Result<Scan> {
     if let Some(uuid) = store.log().map(|l| l.uuid) {
-        let scanned = match Log::scan(device, uuid, store.uuid()).await {
-            Ok(scan) => scan.adopt(&env.staging, discard).await,
-            lost => lost,
-        };
+        let scanned = Log::scan(device, uuid, store.uuid()).await;
         let is_lost = |e: &Error| {
             matches!(
                 e.kind(),
@@ -308,7 +305,7 @@ async fn find_log(env: &Env, store: &Store, device: &DeviceHandle, discard: bool
             )
         };
         match scanned {
-            Ok(scan) if !discard || !has_lost(store, &scan) => return Ok(scan),
+            Ok(scan) if !discard || !has_lost(store, &scan) => return scan.adopt(&env.staging, discard).await,
             Err(e) if !discard || !is_lost(&e) => return Err(named_log_error(uuid, e)),
             _ => {}
         }

@@ -21,7 +21,8 @@
 //! | 160 | 4 | | VDIs remembered | |
 //! | 164 | 4 | | reserved, zero | |
 //! | 168 | 8 | | recovered incarnation: that of the segment at 112 | a discarded tail that comes back behind a gap |
-//! | 176 | 16 | | staged in: the boot whose staging memory may hold what the ring does not; zero: none does | acknowledged writes that are not looked for |
+//! | 176 | 8 | | staged in: the boot of the host whose staging memory may hold what the ring does not; zero: none does | acknowledged writes that are not looked for |
+//! | 184 | 8 | | the life that stages there; zero: none does | the staging memory of another life |
 //! | 192 | 32 each | | VDI 16, lease epoch 8, generation 8 of the record that allowed trimming; 2^62 in both: durable writes of it are lost | an older VDI record |
 //! | then | to 4 KiB | | padding, zero | |
 
@@ -62,7 +63,8 @@ struct DiskHead {
     vdis: U32,
     reserved_a: U32,
     recovered_incarnation: U64,
-    staged_in: U128,
+    staged_in_boot: U64,
+    staged_in_life: U64,
 }
 
 #[derive(Clone, Copy, FromBytes, IntoBytes, KnownLayout, Immutable, Unaligned)]
@@ -114,6 +116,15 @@ impl VdiGeneration {
     }
 }
 
+/// Which staging memory a log has; none by default.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct StagedIn {
+    /// The boot of the host.
+    pub boot: u64,
+    /// The life of the log: a random number.
+    pub life: u64,
+}
+
 /// What a log's head says.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct LogHead {
@@ -147,8 +158,8 @@ pub struct LogHead {
     pub tail_previous_crc: u32,
     /// Highest segment known flushed when the head was written.
     pub durable_through: SegmentSeq,
-    /// The boot of the host whose staging memory may hold what the ring does not; zero when none does.
-    pub staged_in: Uuid,
+    /// Whose staging memory may hold what the ring does not.
+    pub staged_in: StagedIn,
     /// Sorted by VDI, each once.
     pub vdis: Vec<VdiGeneration>,
 }
@@ -181,7 +192,8 @@ pub fn encode(head: &LogHead, slot: u64) -> AlignedBuf {
     disk.tail_previous_crc = U32::new(head.tail_previous_crc);
     disk.version = U32::new(VERSION);
     disk.durable_through = U64::new(head.durable_through.0);
-    disk.staged_in = U128::new(head.staged_in.0);
+    disk.staged_in_boot = U64::new(head.staged_in.boot);
+    disk.staged_in_life = U64::new(head.staged_in.life);
     disk.vdis = U32::new(u32::try_from(head.vdis.len()).expect("bounded above"));
     for (bytes, v) in rest.chunks_exact_mut(VDI_BYTES).zip(&head.vdis) {
         let entry = DiskVdi {
@@ -243,7 +255,7 @@ pub fn verify_slot(bytes: &[u8], log: Uuid, slot: u64) -> Result<LogHead> {
         tail_offset_bytes: disk.tail_offset_bytes.get(),
         tail_previous_crc: disk.tail_previous_crc.get(),
         durable_through: SegmentSeq(disk.durable_through.get()),
-        staged_in: Uuid(disk.staged_in.get()),
+        staged_in: StagedIn { boot: disk.staged_in_boot.get(), life: disk.staged_in_life.get() },
         vdis: entries.iter().map(friendly).collect(),
     };
     let reserved_hold = disk.reserved_a.get() == 0 && is_zero(padding);
@@ -309,7 +321,7 @@ mod tests {
             tail_offset_bytes: RING_OFFSET_BYTES + 0x1000,
             tail_previous_crc: 0x1122_3344,
             durable_through: SegmentSeq(99),
-            staged_in: Uuid(0x99),
+            staged_in: StagedIn { boot: 0x99, life: 0xaa },
             vdis: vec![vdi(3), vdi(5)],
         }
     }
@@ -356,7 +368,8 @@ mod tests {
             (2, 4),
             (0, 4),
             (3, 8),
-            (0x99, 16),
+            (0x99, 8),
+            (0xaa, 8),
             (3, 16),
             (2, 8),
             (30, 8),

@@ -1,14 +1,15 @@
-//! The staging memory of a log: records and data that are appended and perhaps not on the log's device yet. Not on a disk, but it
-//! outlives the daemon, and a newer release may find it; a reboot ends it. Words are 8 bytes, native and aligned, each written at once:
-//! what one store of a word does is there or not there, whenever the daemon is killed.
+//! The staging memory of a log: records and data that are appended and perhaps not durable on the log's device yet. Not on a disk,
+//! but it outlives the daemon, and a newer release may find it; a reboot ends it. Words are 8 bytes, native and aligned,
+//! each written at once: what one store of a word does is there or not there, whenever the daemon is killed.
 //!
 //! | offset | size | unit | field |
 //! |---|---|---|---|
 //! | 0 | 8 | | magic `PLXVSTG1`; zero while the fields below are written |
 //! | 8 | 16 | | UUID of the log |
-//! | 24 | 16 | | the boot of the host |
-//! | 40 | 8 | bytes | ring, which starts at 4096 |
-//! | 64 | 8 | | incarnation of the log |
+//! | 24 | 8 | | the boot of the host |
+//! | 32 | 8 | bytes | ring, which starts at 4096 |
+//! | 64 | 8 | | life of the log that stages here, as its head says |
+//! | 72 | 8 | | the life before |
 //! | 128 | 8 | bytes | tail: where the oldest entry starts, counting laps |
 //! | 192 | 8 | bytes | head: where the next one goes |
 //! | 4096 | | | the ring |
@@ -17,7 +18,7 @@
 //!
 //! | offset | size | unit | field |
 //! |---|---|---|---|
-//! | 0 | 8 | | sequence of its segment; zero: the next entry starts at the ring's start |
+//! | 0 | 8 | | sequence of its segment; 2^64 - 1: the next entry starts at the ring's start |
 //! | 8 | 8 | bytes | its record |
 //! | 16 | 8 | blocks | its data |
 //! | 24 | | | record, as in a segment, padded with zeros; then the data |
@@ -28,12 +29,14 @@ use crate::units::BLOCK_SIZE;
 pub const MAGIC: u64 = u64::from_le_bytes(*b"PLXVSTG1");
 /// Where the UUID of the log is: two words.
 pub const LOG: usize = 8;
-/// Where the boot is: two words.
+/// Where the boot is.
 pub const BOOT: usize = 24;
 /// Where the length of the ring is.
-pub const RING_BYTES: usize = 40;
-/// Where the incarnation is.
-pub const INCARNATION: usize = 64;
+pub const RING_BYTES: usize = 32;
+/// Where the life is.
+pub const LIFE: usize = 64;
+/// Where the life before is.
+pub const LIFE_BEFORE: usize = 72;
 /// Where the tail is.
 pub const TAIL: usize = 128;
 /// Where the head is.
@@ -42,6 +45,8 @@ pub const HEAD: usize = 192;
 pub const RING: usize = BLOCK_SIZE;
 /// Bytes of an entry before its record.
 pub const ENTRY_BYTES: usize = 24;
+/// Instead of a sequence: nothing more in this lap.
+pub const SKIP: u64 = u64::MAX;
 
 /// Bytes of an entry with a record of `record_bytes` and `blocks` blocks of data.
 #[must_use]

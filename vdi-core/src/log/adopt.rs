@@ -1,15 +1,18 @@
 //! Adopt: what a killed daemon had staged, and perhaps acknowledged, and not yet brought to the device goes there now,
-//! behind the last segment that is there whole. After a power loss there is nothing to adopt.
+//! behind the last segment that is there whole. After a loss of power there is nothing to adopt.
 
-use super::Scan;
-use super::scan::holds;
 use super::staging::{Entry, StagingMemory, left_by};
-use crate::buffer::IoBuf;
+use super::{Log, Scan};
+use crate::buffer::{AlignedBuf, IoBuf, IoBufs};
 use crate::error::{Error, ErrorKind, Result};
+use crate::format::log_head::StagedIn;
 use crate::format::record::Record;
-use crate::format::segment::{SegmentHeader, encode};
+use crate::format::segment::{SegmentHeader, encode, head_area_bytes};
+use crate::limits::SEGMENT_HEAD_BYTES_MAX;
 use crate::sabotage::{Bug, Point, crash_point, seeded_bug};
-use crate::units::{BLOCK_BYTES, SegmentSeq, Uuid};
+use crate::units::{BLOCK_BYTES, SegmentSeq};
+
+use super::scan::holds;
 
 /// The entries of one segment together.
 struct Segment {
@@ -17,7 +20,7 @@ struct Segment {
     records: Vec<u8>,
     count: u32,
     data_blocks: u32,
-    data: Vec<IoBuf>,
+    data: Vec<AlignedBuf>,
 }
 
 impl Scan {
@@ -25,48 +28,52 @@ impl Scan {
     /// does that. Another kill on the way changes nothing: all is still staged.
     ///
     /// [`ErrorKind::StagingMissing`] when there should be staged records and the memory is not there,
-    /// [`ErrorKind::Corrupt`] when they make no sense; with `give_up` they are given up instead.
+    /// [`ErrorKind::Corrupt`] when they make no sense; with `give_up` they are given up instead. [`ErrorKind::Io`].
     pub async fn adopt(self, staging: &StagingMemory, give_up: bool) -> Result<Scan> {
         let head = &self.found.head;
-        if head.staged_in == Uuid(0) || head.staged_in != staging.boot || seeded_bug(Bug::StagedNotAdopted) {
+        let ended = head.staged_in == StagedIn::default() || head.staged_in.boot != staging.boot;
+        if ended || seeded_bug(Bug::StagedNotAdopted) {
             return Ok(self);
         }
-        let written = match self.left(staging) {
-            Ok(left) => self.write_staged(left).await?,
-            Err(_) if give_up => false,
-            Err(e) => return Err(e),
+        let writes = match self.left(staging).and_then(|left| self.sealed(left)) {
+            Err(_) if give_up => return Ok(self),
+            writes => writes?,
         };
-        match written {
-            true => super::Log::scan(&self.device, head.log, head.store).await,
-            false => Ok(self),
+        if writes.is_empty() {
+            return Ok(self);
         }
+        for (offset_bytes, bufs) in writes {
+            self.device.write_bufs(offset_bytes, bufs).await?;
+            crash_point(Point::Adopted);
+        }
+        Log::scan(&self.device, head.log, head.store).await
     }
     /// What is staged and not on the device, by segments.
     fn left(&self, staging: &StagingMemory) -> Result<Vec<Segment>> {
         let head = &self.found.head;
-        let Some(entries) = left_by(staging, head.log, head.incarnation)? else {
-            return Err(Error::new(
+        let entries = left_by(staging, head.log, head.staged_in)?.map_err(|why| {
+            Error::new(
                 ErrorKind::StagingMissing,
                 format!(
-                    "the last daemon of the log on {} was killed, and its staging memory is not here",
+                    "the last daemon of the log on {} was killed, and its staging memory is not here: {why}",
                     self.device.info().name
                 ),
                 "start with the run directory that it had (--run-dir); --discard-log gives up what was only there: \
                  acknowledged writes that no guest has flushed",
-            ));
-        };
+            )
+        })?;
         let next = SegmentSeq((self.end().seq.0 + 1).max(head.first_seq.0));
-        let left: Vec<Segment> = by_segments(entries)?.into_iter().skip_while(|s| s.seq < next).collect();
-        let whole = left.iter().zip(next.0..).all(|(s, seq)| s.seq.0 == seq);
-        if !whole {
-            return Err(bad(next, "a segment is neither staged nor on the device"));
+        let all = by_segments(entries, self.ring.data_blocks_max)?;
+        let left: Vec<Segment> = all.into_iter().skip_while(|s| s.seq < next).collect();
+        if left.iter().zip(next.0..).any(|(s, seq)| s.seq.0 != seq) {
+            return Err(bad(next, "the segment is neither staged nor on the log's device"));
         }
         Ok(left)
     }
-    /// Write `left` where the log ends; true when there was something.
-    async fn write_staged(&self, left: Vec<Segment>) -> Result<bool> {
+    /// `left` as it goes to the device, from where the log ends: offsets and bytes.
+    fn sealed(&self, left: Vec<Segment>) -> Result<Vec<(u64, IoBufs)>> {
         let (head, mut end) = (&self.found.head, self.end());
-        let any = !left.is_empty();
+        let mut out = Vec::new();
         for s in left {
             let header = SegmentHeader {
                 log: head.log,
@@ -83,16 +90,14 @@ impl Scan {
             };
             let (area, crc) = encode(&header, &s.records);
             let after = end.next.plus(area.len() as u64 + u64::from(s.data_blocks) * BLOCK_BYTES);
-            end.next = self.ring.start_after(after);
-            end.crc = crc;
+            (end.next, end.crc) = (self.ring.start_after(after), crc);
             if end.next.since(self.tail) > self.ring.bytes {
                 return Err(bad(s.seq, "the ring has no room for what is staged"));
             }
-            let bufs = std::iter::once(IoBuf::Owned(area)).chain(s.data).collect();
-            self.device.write_bufs(header.offset_bytes, bufs).await?;
-            crash_point(Point::Adopted);
+            let data = s.data.into_iter().map(IoBuf::Owned);
+            out.push((header.offset_bytes, std::iter::once(IoBuf::Owned(area)).chain(data).collect()));
         }
-        Ok(any)
+        Ok(out)
     }
 }
 
@@ -101,7 +106,7 @@ fn bad(seq: SegmentSeq, detail: &str) -> Error {
 }
 
 /// The segments that `entries` belong to, each record and its data verified.
-fn by_segments(entries: Vec<Entry>) -> Result<Vec<Segment>> {
+fn by_segments(entries: Vec<Entry>, data_blocks_max: u32) -> Result<Vec<Segment>> {
     let mut out: Vec<Segment> = Vec::new();
     for Entry { seq, record, data } in entries {
         if out.last().is_none_or(|last| last.seq != seq) {
@@ -109,15 +114,19 @@ fn by_segments(entries: Vec<Entry>) -> Result<Vec<Segment>> {
         }
         let segment = out.last_mut().expect("just pushed");
         let (decoded, bytes) = Record::decode(&record, segment.data_blocks)?;
-        let sound = bytes == record.len() && holds(&decoded, &data);
-        if !sound {
+        if bytes != record.len() || !holds(&decoded, &data) {
             return Err(bad(seq, "a record and its data contradict each other"));
         }
         segment.records.extend_from_slice(&record);
         segment.count += 1;
         segment.data_blocks += decoded.body.inline_blocks();
+        let fits = head_area_bytes(segment.records.len()) <= SEGMENT_HEAD_BYTES_MAX
+            && segment.data_blocks <= data_blocks_max;
+        if !fits {
+            return Err(bad(seq, "it is larger than a segment"));
+        }
         if !data.is_empty() {
-            segment.data.push(IoBuf::Owned(data));
+            segment.data.push(data);
         }
     }
     Ok(out)

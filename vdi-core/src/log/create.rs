@@ -7,7 +7,7 @@ use crate::buffer::AlignedBuf;
 use crate::device::DeviceHandle;
 use crate::error::Result;
 use crate::executor::{LocalFuture, join_all};
-use crate::format::log_head::{LogHead, RING_OFFSET_BYTES};
+use crate::format::log_head::{LogHead, RING_OFFSET_BYTES, StagedIn};
 use crate::units::{Generation, Incarnation, SegmentSeq, Uuid};
 
 const CHUNK_BYTES: u64 = 1 << 20;
@@ -45,7 +45,7 @@ impl Log {
             tail_offset_bytes: start_offset_bytes,
             tail_previous_crc: 0,
             durable_through: SegmentSeq(0),
-            staged_in: Uuid(0),
+            staged_in: StagedIn::default(),
             vdis: Vec::new(),
         };
         write_first(device, &head, [0, 1]).await?;

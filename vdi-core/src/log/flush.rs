@@ -70,6 +70,9 @@ impl Log {
         }
         let written = if seeded_bug(Bug::FlushCoversTooMuch) { self.0.written.reached() } else { written };
         assert!(written <= self.0.written.reached(), "durable is part of written");
+        if let Some(staging) = &self.0.staging {
+            staging.release(written);
+        }
         self.0.durable.advance(written);
         self.pump(false);
     }

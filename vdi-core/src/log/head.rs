@@ -4,7 +4,7 @@ use super::Log;
 use crate::buffer::is_zero;
 use crate::device::DeviceHandle;
 use crate::error::{Error, ErrorKind, Result};
-use crate::format::log_head::{LogHead, SLOT_BYTES, SLOTS, encode, identify, slot_offset_bytes, verify_slot};
+use crate::format::log_head::{StagedIn, LogHead, SLOT_BYTES, SLOTS, encode, identify, slot_offset_bytes, verify_slot};
 use crate::sabotage::{Point, crash_point};
 use crate::units::{Generation, Uuid};
 
@@ -98,8 +98,8 @@ impl Log {
         let mut head = self.0.head.borrow().clone();
         head.generation = Generation(head.generation.0 + 1);
         head.durable_through = self.0.durable.reached();
-        if self.0.left_staging.get() {
-            head.staged_in = Uuid(0);
+        if self.0.unstaged.get() {
+            head.staged_in = StagedIn::default();
         }
         change(&mut head);
         head

@@ -95,6 +95,8 @@ struct Inner {
     staging: Option<Staging>,
     /// Nothing is acknowledged for being staged any more.
     left_staging: Cell<bool>,
+    /// The next head says that nothing is staged.
+    unstaged: Cell<bool>,
     counts: Counts,
     barrier: RefCell<Option<Barrier>>,
 }

@@ -13,9 +13,9 @@ use super::watch::Watch;
 use super::{Counts, Inner, Log};
 use crate::error::Result;
 use crate::executor::{Executor, TaskLock};
-use crate::format::log_head::LogHead;
+use crate::format::log_head::{LogHead, StagedIn};
 use crate::sabotage::{Point, crash_point};
-use crate::units::{Generation, Incarnation, SegmentSeq, Uuid};
+use crate::units::{Generation, Incarnation, SegmentSeq};
 
 /// A segment of the past, with as many records as count.
 fn counting(found: ScannedSegment) -> Rc<Segment> {
@@ -34,8 +34,9 @@ impl Scan {
         self.device.flush().await?;
         let end = self.end();
         let mut head = self.next_head(&end);
-        let staged = Staging::begin(staging, head.log, head.incarnation, &self.ring)?;
-        head.staged_in = if staged.is_some() { staging.boot } else { Uuid(0) };
+        let staged = Staging::begin(staging, head.log, self.found.head.staged_in.life, &self.ring)?;
+        let new = StagedIn { boot: staging.boot, life: staging.life };
+        head.staged_in = if staged.is_some() { new } else { StagedIn::default() };
         write_first(&self.device, &head, self.found.order).await?;
         write_second(&self.device, &head, self.found.order).await?;
         crash_point(Point::IncarnationOpened);
@@ -75,6 +76,7 @@ impl Scan {
             failure: None,
             open: None,
             full: VecDeque::new(),
+            collecting: None,
             urgent: false,
             flying: VecDeque::new(),
             flying_bytes: 0,
@@ -102,6 +104,7 @@ impl Scan {
             head_lock: TaskLock::default(),
             staging,
             left_staging: Cell::new(false),
+            unstaged: Cell::new(false),
             counts: Counts::default(),
             barrier: RefCell::default(),
         }))

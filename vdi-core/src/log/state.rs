@@ -36,6 +36,8 @@ pub(super) struct State {
     pub open: Option<Open>,
     /// Full, waiting for their turn to be written.
     pub full: VecDeque<Open>,
+    /// The open segment that is collected for a while, and whether that is over.
+    pub collecting: Option<(SegmentSeq, bool)>,
     /// A flush waits for the open segment.
     pub urgent: bool,
     /// Sent, in order, until each and all before have ended.

@@ -8,7 +8,7 @@ use super::{Log, count};
 use crate::buffer::{IoBuf, IoBufs};
 use crate::error::Result;
 use crate::format::segment::{SegmentHeader, encode};
-use crate::limits::SEGMENTS_IN_FLIGHT_MAX;
+use crate::limits::{LOG_COLLECTED_BYTES, LOG_COLLECTING_NS, SEGMENTS_IN_FLIGHT_MAX};
 use crate::sabotage::{Bug, Point, crash_point, is_stopped, seeded_bug};
 use crate::units::{BLOCK_BYTES, SegmentSeq};
 
@@ -50,13 +50,17 @@ impl Log {
             return Ok(());
         }
         self.0.left_staging.set(true);
+        crash_point(Point::StagingLeft);
         self.flush().await?;
+        self.0.unstaged.set(true);
         self.move_tail(true).await
     }
     /// Send every segment whose turn it is; the open one only when `idle` and nothing is in flight, or
     /// when a flush waits for it. True when something was started.
     pub(super) fn pump(&self, idle: bool) -> bool {
-        let mut started = false;
+        let collecting = if idle && self.stages() { self.collect() } else { Collecting::Over };
+        let mut started = collecting == Collecting::Begun;
+        let idle = idle && collecting == Collecting::Over;
         loop {
             let sealed = {
                 let mut s = self.0.state.borrow_mut();
@@ -67,6 +71,34 @@ impl Log {
             started = true;
         }
         self.pump_flush() || started
+    }
+    /// Nobody waits for what is staged: the open segment is collected for a while.
+    fn collect(&self) -> Collecting {
+        let mut s = self.0.state.borrow_mut();
+        let wanted = s.open.as_ref().filter(|o| o.charge_bytes < LOG_COLLECTED_BYTES && s.waiters.is_empty());
+        let Some(seq) = wanted.map(|open| open.segment.seq()) else { return Collecting::Over };
+        match s.collecting {
+            Some((of, true)) if of == seq => return Collecting::Over,
+            Some((of, false)) if of == seq => return Collecting::GoesOn,
+            _ => s.collecting = Some((seq, false)),
+        }
+        drop(s);
+        let log = self.clone();
+        self.0.executor.spawn(async move {
+            log.0.executor.sleep(LOG_COLLECTING_NS).await;
+            let is_open = {
+                let mut s = log.0.state.borrow_mut();
+                let is_open = s.collecting == Some((seq, false));
+                if is_open {
+                    s.collecting = Some((seq, true));
+                }
+                is_open
+            };
+            if is_open {
+                log.pump(true);
+            }
+        });
+        Collecting::Begun
     }
     /// Give `open` its place and its header.
     fn seal(&self, s: &mut State, open: Open) -> (Rc<Segment>, IoBufs) {
@@ -113,7 +145,7 @@ impl Log {
         count(&self.0.counts.segments, 1);
         count(&self.0.counts.segment_bytes, place.bytes);
         if let Some(staging) = self.0.staging.as_ref().filter(|_| seeded_bug(Bug::UnstagedWhenSent)) {
-            staging.landed(segment.seq());
+            staging.release(segment.seq());
         }
         let log = self.clone();
         self.0.executor.spawn(async move {
@@ -138,9 +170,6 @@ impl Log {
         // A flight's own handle is not a reader's: it must be gone before a trim looks.
         drop(segment);
         if let Some(seq) = reached {
-            if let Some(staging) = &self.0.staging {
-                staging.landed(seq);
-            }
             self.0.written.advance(seq);
         }
         for waker in wakers {
@@ -149,6 +178,14 @@ impl Log {
         crash_point(Point::SegmentWritten);
         self.pump(false);
     }
+}
+
+/// See [`Log::collect`].
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Collecting {
+    Begun,
+    GoesOn,
+    Over,
 }
 
 impl State {

@@ -53,6 +53,10 @@ pub enum Point {
     RegistryWritten,
     /// A resize or roll-back has written the record, not flushed it.
     SwingWritten,
+    /// A word of the staging memory is set for a new life of the log.
+    StagingBegins,
+    /// Nothing is acknowledged for being staged any more, and not everything is durable.
+    StagingLeft,
     /// A record and its data are copied to the staging memory, which does not count them yet.
     StagedNotYet,
     /// A record is staged, and not on its way to the log's device.
@@ -63,7 +67,7 @@ pub enum Point {
 
 impl Point {
     /// Every point.
-    pub const ALL: [Point; 28] = [
+    pub const ALL: [Point; 30] = [
         Point::SegmentWritten,
         Point::BarrierFlushed,
         Point::OutOfLineWritten,
@@ -89,6 +93,8 @@ impl Point {
         Point::RecordBeforeRegistry,
         Point::RegistryWritten,
         Point::SwingWritten,
+        Point::StagingBegins,
+        Point::StagingLeft,
         Point::StagedNotYet,
         Point::Staged,
         Point::Adopted,
@@ -122,6 +128,8 @@ impl Point {
             Point::RecordBeforeRegistry => "record-before-registry",
             Point::RegistryWritten => "registry-written",
             Point::SwingWritten => "swing-written",
+            Point::StagingBegins => "staging-begins",
+            Point::StagingLeft => "staging-left",
             Point::StagedNotYet => "staged-not-yet",
             Point::Staged => "staged",
             Point::Adopted => "adopted",

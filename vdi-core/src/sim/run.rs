@@ -150,6 +150,7 @@ fn open_as(world: &mut World, shards: u16) -> Result<crate::error::Result<()>, E
     let env = world.env();
     let (store, logs) = world.open_devices();
     let (engines, options) = (world.engines.clone(), world.options.engine);
+    world.staging.iter_mut().for_each(|s| s.life += 1);
     let staging = world.staging.clone();
     let env = move |shard| Env { staging: staging[usize::from(shard)].clone(), ..env.clone() };
     world.run(async move { engines.open(env, store, logs, options).await })

@@ -19,7 +19,6 @@ use crate::engine::{Engine, Env};
 use crate::executor::Executor;
 use crate::log::StagingMemory;
 use crate::sabotage::Point;
-use crate::units::Uuid;
 use crate::vdi::Vdi;
 
 /// An operation that takes longer, in virtual time, is stuck.
@@ -111,8 +110,11 @@ impl World {
         let store = SimulatedDisk::new("store", options.store_bytes, &clock, store, &crash_point);
         let log = |dice| SimulatedDisk::new("log", options.log_bytes, &clock, dice, &crash_point);
         let logs: Vec<SimulatedDisk> = logs.into_iter().map(log).collect();
-        let memory = || options.staged.then(|| HostMemory::slice(staging_bytes(&options)));
-        let staging = logs.iter().map(|_| StagingMemory { boot: Uuid(1), memory: memory() }).collect();
+        let memory = || match options.staged {
+            true => Ok(HostMemory::slice(staging_bytes(&options))),
+            false => Err("this world has none".to_owned()),
+        };
+        let staging = logs.iter().map(|_| StagingMemory { boot: 1, life: 1, memory: memory() }).collect();
         World {
             options,
             random,
@@ -167,8 +169,8 @@ impl World {
     /// What was staged in the boot before is not what is staged in this one, even where its bytes are still there.
     pub fn reboot(&mut self) {
         for staging in &mut self.staging {
-            staging.boot.0 += 1;
-            if let Some(memory) = staging.memory.as_ref().filter(|_| self.random.coin()) {
+            staging.boot += 1;
+            if let (Ok(memory), true) = (&staging.memory, self.random.coin()) {
                 memory.fill_zero();
             }
         }

@@ -22,6 +22,7 @@ use super::failed;
 use crate::config::Config;
 use crate::control::api::error::{Code, ErrorBody, Result};
 use crate::control::api::log_path::{default_log_path, shard_log_path};
+use crate::control::api::run_dir::RunDir;
 use crate::control::api::size::human;
 use crate::shard::devices::{Devices, open_for_shard, open_locked};
 use crate::shard::{Place, ShardOptions, staging};
@@ -41,7 +42,8 @@ pub(super) struct OpenedHome {
 impl OpenedHome {
     pub(super) fn options_of(&self, shard: u16) -> ShardOptions {
         let log_path = self.logs.path(shard).display().to_string();
-        ShardOptions { log_path, ..self.options.clone() }
+        let staging = self.logs.staging_path(&self.options.run_dir, shard);
+        ShardOptions { log_path, staging, ..self.options.clone() }
     }
 }
 
@@ -73,8 +75,9 @@ pub(super) fn open_home(
     logs.check_place(config.shards)?;
     let log = logs.open(&mut devices, 0)?;
     let options = engine_options(config);
-    let staging =
-        |shard, log: &DeviceHandle| staging::open(&config.run_dir.staging_dir(), shard, log.info().len_bytes);
+    let staging = |shard, log: &DeviceHandle| {
+        staging::open(&logs.staging_path(&config.run_dir, shard), log.info().len_bytes)
+    };
     let (env, peers) = (env(executor, clock, staging(0, &log)?)?, place.engines.clone());
     let (e, s) = (env.clone(), store.clone());
     let engine = devices.run(async move { Engine::open_home(e, s, log, options, peers).await })?;
@@ -87,9 +90,13 @@ pub(super) fn open_home(
         let e = Env { staging: staging(shard, &log)?, ..env.clone() };
         let (home, s) = (engine.clone(), store.clone());
         devices.run(async move { home.take_over(shard, e, (s, log), options).await })?;
-        let path = logs.path(shard);
-        if let Err(e) = std::fs::remove_file(&path) {
-            tracing::warn!(error = %e, "{} is not needed any more and could not be removed", path.display());
+        for path in [logs.path(shard), logs.staging_path(&config.run_dir, shard)] {
+            match std::fs::remove_file(&path) {
+                Err(e) if e.kind() != std::io::ErrorKind::NotFound => {
+                    tracing::warn!(error = %e, "{} is not needed any more and could not be removed", path.display());
+                }
+                _ => {}
+            }
         }
     }
     let shard_options = ShardOptions {
@@ -99,6 +106,7 @@ pub(super) fn open_home(
         null_disks: config.null_disks,
         store_url: config.store.clone(),
         log_path: logs.path(0).display().to_string(),
+        staging: logs.staging_path(&config.run_dir, 0),
         cache_bytes: options.cache_bytes as u64,
     };
     Ok(OpenedHome { engine, options: shard_options, files, logs, engine_options: options })
@@ -164,6 +172,11 @@ impl Logs {
     /// Where the log of `shard` is.
     pub(super) fn path(&self, shard: u16) -> PathBuf {
         shard_log_path(&self.first, shard)
+    }
+    /// Where the staging memory of `shard` is. Of this store: another one served from the same run directory meanwhile
+    /// must not lose what this one staged.
+    fn staging_path(&self, run_dir: &RunDir, shard: u16) -> PathBuf {
+        run_dir.staging_dir().join(format!("{}.{shard}", self.store))
     }
     /// Several shards have several logs, side by side.
     fn check_place(&self, shards: u16) -> Result<()> {

@@ -197,6 +197,13 @@ impl World {
     pub(super) async fn finish(&self) {
         tracing::info!("stopping: checkpoint");
         let engine = self.engine.clone();
+        let left = within(self, LAST_REQUESTS_NS, self.started(async move { engine.leave_staging().await }));
+        match left.await {
+            Some(Ok(())) => {}
+            Some(Err(e)) => tracing::warn!(error = %e, hint = e.hint(), "not everything reached the log's device"),
+            None => tracing::warn!("the log's device is slow: the next start needs this run directory"),
+        }
+        let engine = self.engine.clone();
         match within(self, LAST_CHECKPOINT_NS, self.started(async move { engine.checkpoint().await })).await {
             Some(Ok(())) => {}
             Some(Err(e)) => tracing::warn!(error = %e, hint = e.hint(), "the last checkpoint failed"),
@@ -218,8 +225,10 @@ impl World {
         } else {
             let engine = self.engine.clone();
             let closed = within(self, LAST_REQUESTS_NS, self.started(async move { engine.close().await }));
-            if let Some(Err(e)) = closed.await {
-                tracing::warn!(error = %e, hint = e.hint(), "closing the store failed");
+            match closed.await {
+                Some(Ok(())) => drop(std::fs::remove_file(&self.options.staging)),
+                Some(Err(e)) => tracing::warn!(error = %e, hint = e.hint(), "closing the store failed"),
+                None => tracing::warn!("closing the store took too long; the next start replays the log"),
             }
         }
     }

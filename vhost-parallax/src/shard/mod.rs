@@ -70,6 +70,8 @@ pub struct ShardOptions {
     pub store_url: String,
     /// The log as the user named it.
     pub log_path: String,
+    /// The file of its staging memory, which nobody needs after a stop in good order.
+    pub staging: PathBuf,
     /// Bound of the node cache, for `status`.
     pub cache_bytes: u64,
 }
