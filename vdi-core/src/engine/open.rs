@@ -1,5 +1,5 @@
 //! Opening: the store, then the log, then what the log holds beyond the records. Reads the system area,
-//! this host's bitmaps, the log's heads and the records of the VDIs it names; never the whole store.
+//! this host's bitmaps, the VDI records and the log's heads; never the whole store.
 
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
