@@ -7,6 +7,7 @@ use std::collections::btree_map::Entry;
 use std::rc::{Rc, Weak};
 
 use super::held::Stranded;
+use super::shards::Stranger;
 use super::{Engine, EngineOptions, Env, Inner, Peers, Recovery};
 use crate::buffer::crc32c;
 use crate::device::DeviceHandle;
@@ -61,7 +62,6 @@ impl Engine {
         let remembered = known.iter().map(|g| (g.vdi, (g.lease_epoch, g.generation))).collect();
         let findings = scan.findings().to_vec();
         let log = scan.start(&env.executor).await?;
-        gone.iter().for_each(|g| log.forget(g.vdi));
         let shared = shared_by_vdis(&env, store, log, &options);
         let engine = Engine(Rc::new(Inner {
             env: env.clone(),
@@ -77,6 +77,7 @@ impl Engine {
             opening: TaskLock::default(),
             round: TaskLock::default(),
             remembered: RefCell::new(remembered),
+            strangers: RefCell::new(gone.into_iter().map(|g| (g.vdi, Stranger::remembered(g))).collect()),
             stranded: RefCell::default(),
             copies: RefCell::default(),
             failed_rounds: Cell::new(0),
@@ -109,9 +110,12 @@ impl Engine {
         let mut last: BTreeMap<VdiId, SegmentSeq> = BTreeMap::new();
         for (id, records) in by_vdi(logged) {
             let Some(entry) = self.store().find_vdi_id(id) else {
-                // Deleted after this was written, or the registry's entry is damaged.
+                // Deleted after this was written, or another shard's by now, or the registry's entry is damaged.
                 if let Err(e) = self.store().check_knows_all_vdis() {
                     self.strand(id, format!("{id} (its registry entry is damaged)"), e, records.values());
+                } else if let Some(last) = records.keys().next_back() {
+                    let mut strangers = self.0.strangers.borrow_mut();
+                    strangers.entry(id).or_insert_with(|| Stranger::logged(id)).last = *last;
                 }
                 continue;
             };

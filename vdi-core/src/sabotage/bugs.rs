@@ -67,6 +67,8 @@ pub enum Bug {
     MarkMissesUnknown,
     /// A restart frees blocks that copies further on in the log name.
     CopiesForgotten,
+    /// What the log of another shard knows of a VDI does not count.
+    OtherLogsForgotten,
     /// Of the two slots of a VDI record the older counts.
     OldSlotWins,
     /// A new VDI is registered before its record is flushed.
@@ -123,7 +125,7 @@ pub enum Bug {
 
 impl Bug {
     /// Every bug.
-    pub const ALL: [Bug; 58] = [
+    pub const ALL: [Bug; 59] = [
         Bug::SkipFlushBeforeRecord,
         Bug::SkipFlushAfterRecord,
         Bug::SkipHostRecord,
@@ -156,6 +158,7 @@ impl Bug {
         Bug::ShrinkWaitsForNobody,
         Bug::MarkMissesUnknown,
         Bug::CopiesForgotten,
+        Bug::OtherLogsForgotten,
         Bug::OldSlotWins,
         Bug::RegistryBeforeRecord,
         Bug::ReplaysApplied,
@@ -206,6 +209,7 @@ impl Bug {
             | Bug::ShrinkWaitsForNobody
             | Bug::MarkMissesUnknown
             | Bug::CopiesForgotten
+            | Bug::OtherLogsForgotten
             | Bug::LeaksStay
             | Bug::StaleRecordTrusted
             | Bug::OpenedOnTheWay => "seeded_bugs_break_the_laws_of_the_engine",
@@ -301,6 +305,9 @@ impl Bug {
             }
             Bug::CopiesForgotten => {
                 ("copies-forgotten", "A restart frees blocks that copies further on in the log name.")
+            }
+            Bug::OtherLogsForgotten => {
+                ("other-logs-forgotten", "What the log of another shard knows of a VDI does not count.")
             }
             Bug::OldSlotWins => ("old-slot-wins", "Of the two slots of a VDI record the older counts."),
             Bug::RegistryBeforeRecord => {
