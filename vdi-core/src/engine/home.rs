@@ -136,6 +136,7 @@ impl Engine {
         for (id, stranger) in leaving.0.strangers.take() {
             self.0.strangers.borrow_mut().entry(id).and_modify(|s| s.join(stranger)).or_insert(stranger);
         }
+        leaving.shared().log.retire().await?;
         store.retire().await?;
         self.store().add_extents(store.spare_extents(u64::MAX));
         self.store().inherit_extents(slot).await

@@ -57,9 +57,11 @@ impl Engine {
         let mut scan = find_log(&env, &store, &log, options.discard_log).await?;
         let records = countable(&store, &mut scan).await?;
         let found = scan.segments().len() as u64;
-        let (known, gone): (Vec<_>, Vec<_>) =
-            scan.generations().iter().copied().partition(|g| store.may_have(g.vdi));
-        let remembered = known.iter().map(|g| (g.vdi, (g.lease_epoch, g.generation))).collect();
+        let generations = scan.generations().to_vec();
+        let may_have = generations.iter().filter(|g| store.may_have(g.vdi));
+        let remembered = may_have.map(|g| (g.vdi, (g.lease_epoch, g.generation))).collect();
+        let strangers = generations.iter().filter(|g| store.find_vdi_id(g.vdi).is_none());
+        let strangers = strangers.map(|g| (g.vdi, Stranger::remembered(*g))).collect();
         let findings = scan.findings().to_vec();
         let log = scan.start(&env.executor).await?;
         let shared = shared_by_vdis(&env, store, log, &options);
@@ -77,7 +79,7 @@ impl Engine {
             opening: TaskLock::default(),
             round: TaskLock::default(),
             remembered: RefCell::new(remembered),
-            strangers: RefCell::new(gone.into_iter().map(|g| (g.vdi, Stranger::remembered(g))).collect()),
+            strangers: RefCell::new(strangers),
             stranded: RefCell::default(),
             copies: RefCell::default(),
             failed_rounds: Cell::new(0),
@@ -111,11 +113,12 @@ impl Engine {
         for (id, records) in by_vdi(logged) {
             let Some(entry) = self.store().find_vdi_id(id) else {
                 // Deleted after this was written, or another shard's by now, or the registry's entry is damaged.
-                if let Err(e) = self.store().check_knows_all_vdis() {
-                    self.strand(id, format!("{id} (its registry entry is damaged)"), e, records.values());
-                } else if let Some(last) = records.keys().next_back() {
+                if let Some(last) = records.keys().next_back() {
                     let mut strangers = self.0.strangers.borrow_mut();
                     strangers.entry(id).or_insert_with(|| Stranger::logged(id)).last = *last;
+                }
+                if let Err(e) = self.store().check_knows_all_vdis() {
+                    self.strand(id, format!("{id} (its registry entry is damaged)"), e, records.values());
                 }
                 continue;
             };
@@ -313,6 +316,18 @@ async fn find_log(env: &Env, store: &Store, device: &DeviceHandle, discard: bool
             Err(e) if !discard || !is_lost(&e) => return Err(named_log_error(uuid, e)),
             _ => {}
         }
+    }
+    let in_use = if discard { None } else { Log::in_use(device, store.uuid()).await? };
+    if let Some(uuid) = in_use {
+        return Err(Error::new(
+            ErrorKind::Corrupt,
+            format!(
+                "{} holds the log {uuid} of this store, which the store does not know any more",
+                device.info().name
+            ),
+            "the store has lost writes that it had called durable; check it with all its logs. --discard-log overwrites \
+             the log, and what only it holds is lost",
+        ));
     }
     let uuid = env.uuid();
     Log::create(device, uuid, store.uuid()).await?;

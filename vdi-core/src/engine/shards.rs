@@ -185,13 +185,23 @@ impl Engine {
             let strangers = self.on(shard, |e| async move { e.0.strangers.take() }).await?;
             for (id, stranger) in strangers {
                 let entry = self.store().known_vdis().into_iter().find(|e| e.id == id);
+                if entry.is_none() && self.store().may_have(id) {
+                    // Its entry may be a damaged one.
+                    continue;
+                }
                 if let Some(entry) = entry.filter(|_| !seeded_bug(Bug::OtherLogsForgotten)) {
                     self.on(entry.host, move |e| async move { e.hear_of(&entry, stranger).await }).await??;
                 }
-                self.on(shard, move |e| async move { e.shared().log.forget(id) }).await?;
+                self.on(shard, move |e| async move { e.forget_stranger(id) }).await?;
             }
         }
         Ok(())
+    }
+    /// Another shard has the VDI, or nobody.
+    fn forget_stranger(&self, id: VdiId) {
+        self.0.remembered.borrow_mut().remove(&id);
+        self.forget_held(id);
+        self.shared().log.forget(id);
     }
     /// The log of another shard knows that of a VDI of this one: its record and its last change must not be older.
     async fn hear_of(&self, entry: &RegistryEntry, other: Stranger) -> Result<()> {

@@ -45,6 +45,7 @@ impl Log {
             tail_offset_bytes: start_offset_bytes,
             tail_previous_crc: 0,
             durable_through: SegmentSeq(0),
+            retired: false,
             vdis: Vec::new(),
         };
         write_first(device, &head, [0, 1]).await?;

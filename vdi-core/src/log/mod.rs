@@ -87,6 +87,7 @@ struct Inner {
     head: RefCell<LogHead>,
     /// Held while the head is being written.
     head_lock: TaskLock,
+    retired: Cell<bool>,
     counts: Counts,
     barrier: RefCell<Option<Barrier>>,
 }

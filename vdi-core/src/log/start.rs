@@ -1,6 +1,6 @@
 //! Start: open the next incarnation, durably, before its first append.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;
 use std::rc::Rc;
 
@@ -53,6 +53,7 @@ impl Scan {
             recovered_records: end.records,
             recovered_crc: end.crc,
             durable_through: end.seq.max(self.durable_through),
+            retired: false,
             ..old.clone()
         };
         if old.tail_seq > end.seq {
@@ -96,6 +97,7 @@ impl Scan {
             durable: Watch::at(before_first),
             head: RefCell::new(head),
             head_lock: TaskLock::default(),
+            retired: Cell::new(false),
             counts: Counts::default(),
             barrier: RefCell::default(),
         }))

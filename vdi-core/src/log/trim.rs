@@ -73,7 +73,7 @@ impl Log {
         Ok(news)
     }
     /// Write the head with the tail as far on as it can go, then free the space. Nothing to do is no write.
-    async fn move_tail(&self, news: bool) -> Result<()> {
+    pub(super) async fn move_tail(&self, news: bool) -> Result<()> {
         let _guard = self.0.head_lock.lock().await;
         let new_tail = {
             let s = self.0.state.borrow();

@@ -134,3 +134,27 @@ pub(super) fn a_disk_whose_move_the_store_has_lost_is_not_shown_as_it_was() {
 fn a_lost_move_of_a_disk_between_shards_is_known_from_the_other_log() {
     a_disk_whose_move_the_store_has_lost_is_not_shown_as_it_was();
 }
+
+#[test]
+fn a_log_that_the_store_has_lost_track_of_is_not_made_anew() {
+    let w = World::formatted();
+    let before = w.store.fork();
+    w.run(|e| async move {
+        e.create("a", DISK).await.unwrap();
+        write(&e.open_vdi("a").await.unwrap(), 0, &fill(1, 8192)).await;
+    });
+    let lost = World { store: before, log: w.log.fork(), log_bytes: w.log_bytes, ..World::default() };
+    let open = |options: EngineOptions| {
+        let executor = Executor::new();
+        let (store, log) = (lost.store_device(), lost.log_device());
+        let (devices, env) = ([store.clone(), log.clone()], env(&executor));
+        let opened = async move { Engine::open(env, store, log, options).await.map(drop) };
+        let opened = drive(&executor, None, &devices, opened);
+        executor.abandon_all();
+        opened
+    };
+    let refused = open(EngineOptions::default()).unwrap_err();
+    assert!(refused.kind() == ErrorKind::Corrupt && refused.hint().contains("--discard-log"), "{refused:?}");
+    open(EngineOptions { discard_log: true, ..EngineOptions::default() }).unwrap();
+    open(EngineOptions::default()).unwrap();
+}
