@@ -133,6 +133,10 @@ impl Engine {
             ));
         }
         self.inherit_vdis(slot, &leaving).await?;
+        for (id, stranger) in leaving.0.strangers.take() {
+            self.0.strangers.borrow_mut().entry(id).and_modify(|s| s.join(stranger)).or_insert(stranger);
+        }
+        leaving.shared().log.retire().await?;
         store.retire().await?;
         self.store().add_extents(store.spare_extents(u64::MAX));
         self.store().inherit_extents(slot).await

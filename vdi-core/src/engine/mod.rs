@@ -88,6 +88,8 @@ struct Inner {
     round: TaskLock,
     /// Least (lease epoch, generation) each VDI's record must have, from the log's head.
     remembered: RefCell<BTreeMap<VdiId, (u64, Generation)>>,
+    /// What the log knows of VDIs that are not this shard's, until [`Engine::settle`].
+    strangers: RefCell<BTreeMap<VdiId, shards::Stranger>>,
     /// Of VDIs that could not be opened when the log was replayed.
     stranded: RefCell<BTreeMap<VdiId, held::Stranded>>,
     /// Ring bytes that the copied records of held VDIs take.

@@ -1,5 +1,5 @@
 //! Opening: the store, then the log, then what the log holds beyond the records. Reads the system area,
-//! this host's bitmaps, the log's heads and the records of the VDIs it names; never the whole store.
+//! this host's bitmaps, the VDI records and the log's heads; never the whole store.
 
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
@@ -7,6 +7,7 @@ use std::collections::btree_map::Entry;
 use std::rc::{Rc, Weak};
 
 use super::held::Stranded;
+use super::shards::Stranger;
 use super::{Engine, EngineOptions, Env, Inner, Peers, Recovery};
 use crate::buffer::crc32c;
 use crate::device::DeviceHandle;
@@ -56,12 +57,13 @@ impl Engine {
         let mut scan = find_log(&env, &store, &log, options.discard_log).await?;
         let records = countable(&store, &mut scan).await?;
         let found = scan.segments().len() as u64;
-        let (known, gone): (Vec<_>, Vec<_>) =
-            scan.generations().iter().copied().partition(|g| store.may_have(g.vdi));
-        let remembered = known.iter().map(|g| (g.vdi, (g.lease_epoch, g.generation))).collect();
+        let generations = scan.generations().to_vec();
+        let may_have = generations.iter().filter(|g| store.may_have(g.vdi));
+        let remembered = may_have.map(|g| (g.vdi, (g.lease_epoch, g.generation))).collect();
+        let strangers = generations.iter().filter(|g| store.find_vdi_id(g.vdi).is_none());
+        let strangers = strangers.map(|g| (g.vdi, Stranger::remembered(*g))).collect();
         let findings = scan.findings().to_vec();
         let log = scan.start(&env.executor, &env.staging).await?;
-        gone.iter().for_each(|g| log.forget(g.vdi));
         let shared = shared_by_vdis(&env, store, log, &options);
         let engine = Engine(Rc::new(Inner {
             env: env.clone(),
@@ -77,6 +79,7 @@ impl Engine {
             opening: TaskLock::default(),
             round: TaskLock::default(),
             remembered: RefCell::new(remembered),
+            strangers: RefCell::new(strangers),
             stranded: RefCell::default(),
             copies: RefCell::default(),
             failed_rounds: Cell::new(0),
@@ -109,7 +112,11 @@ impl Engine {
         let mut last: BTreeMap<VdiId, SegmentSeq> = BTreeMap::new();
         for (id, records) in by_vdi(logged) {
             let Some(entry) = self.store().find_vdi_id(id) else {
-                // Deleted after this was written, or the registry's entry is damaged.
+                // Deleted after this was written, or another shard's by now, or the registry's entry is damaged.
+                if let Some(last) = records.keys().next_back() {
+                    let mut strangers = self.0.strangers.borrow_mut();
+                    strangers.entry(id).or_insert_with(|| Stranger::logged(id)).last = *last;
+                }
                 if let Err(e) = self.store().check_knows_all_vdis() {
                     self.strand(id, format!("{id} (its registry entry is damaged)"), e, records.values());
                 }
@@ -309,6 +316,18 @@ async fn find_log(env: &Env, store: &Store, device: &DeviceHandle, discard: bool
             Err(e) if !discard || !is_lost(&e) => return Err(named_log_error(uuid, e)),
             _ => {}
         }
+    }
+    let in_use = if discard { None } else { Log::in_use(device, store.uuid()).await? };
+    if let Some(uuid) = in_use {
+        return Err(Error::new(
+            ErrorKind::Corrupt,
+            format!(
+                "{} holds the log {uuid} of this store, which the store does not know any more",
+                device.info().name
+            ),
+            "the store has lost writes that it had called durable; check it with all its logs. --discard-log overwrites \
+             the log, and what only it holds is lost",
+        ));
     }
     let uuid = env.uuid();
     Log::create(device, uuid, store.uuid()).await?;

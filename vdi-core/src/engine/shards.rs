@@ -9,10 +9,35 @@ use super::lifecycle::check_name;
 use super::{Engine, Peers, VdiInfo, no_vdi};
 use crate::error::{Error, ErrorKind, Result};
 use crate::format::registry::RegistryEntry;
+use crate::log::VdiGeneration;
 use crate::sabotage::{Bug, seeded_bug};
 use crate::store::{Freed, HOME_SLOT};
-use crate::units::Epoch;
+use crate::units::{Epoch, Generation, SegmentSeq, VdiId, VdiSeq};
 use crate::vdi::Logged;
+
+/// What a log knows of a VDI that is not its shard's: it was, before it changed shard or was deleted; or it should be, and
+/// the registry has lost that it changed shard.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Stranger {
+    least: VdiGeneration,
+    /// Its last record in the log.
+    pub last: VdiSeq,
+}
+
+impl Stranger {
+    /// The log's head remembers this of it.
+    pub fn remembered(least: VdiGeneration) -> Stranger {
+        Stranger { least, last: VdiSeq(0) }
+    }
+    /// What two logs know.
+    pub fn join(&mut self, other: Stranger) {
+        (self.least, self.last) = (self.least.max(other.least), self.last.max(other.last));
+    }
+    /// The log has records of it.
+    pub fn logged(vdi: VdiId) -> Stranger {
+        Stranger::remembered(VdiGeneration { vdi, lease_epoch: 0, generation: Generation(0) })
+    }
+}
 
 impl Engine {
     /// The shard that has the VDI called `name`.
@@ -140,6 +165,7 @@ impl Engine {
     /// # Errors
     /// When a shard has ended. A tree that cannot be read is no error: the checkpoint will say what is wrong.
     pub async fn settle(&self) -> Result<()> {
+        self.compare_logs().await?;
         let mut short = false;
         for shard in self.all() {
             short |= !self.on(shard, |e| async move { e.has_room_for_promises().await }).await?;
@@ -150,6 +176,50 @@ impl Engine {
         }
         for shard in self.all() {
             self.on(shard, |e| async move { e.recovered() }).await?;
+        }
+        Ok(())
+    }
+    /// Tell the shard of each VDI what the logs of others know of it; then they may forget it.
+    async fn compare_logs(&self) -> Result<()> {
+        for shard in self.all() {
+            let strangers = self.on(shard, |e| async move { e.0.strangers.take() }).await?;
+            for (id, stranger) in strangers {
+                let entry = self.store().known_vdis().into_iter().find(|e| e.id == id);
+                if entry.is_none() && self.store().may_have(id) {
+                    // Its entry may be a damaged one.
+                    continue;
+                }
+                if let Some(entry) = entry.filter(|_| !seeded_bug(Bug::OtherLogsForgotten)) {
+                    self.on(entry.host, move |e| async move { e.hear_of(&entry, stranger).await }).await??;
+                }
+                self.on(shard, move |e| async move { e.forget_stranger(id) }).await?;
+            }
+        }
+        Ok(())
+    }
+    /// Another shard has the VDI, or nobody.
+    fn forget_stranger(&self, id: VdiId) {
+        self.0.remembered.borrow_mut().remove(&id);
+        self.forget_held(id);
+        self.shared().log.forget(id);
+    }
+    /// The log of another shard knows that of a VDI of this one: its record and its last change must not be older.
+    async fn hear_of(&self, entry: &RegistryEntry, other: Stranger) -> Result<()> {
+        let vdi = self.open_entry(entry).await;
+        let mut least = self.least_record(entry.id).max(other.least);
+        if vdi.as_ref().is_ok_and(|v| v.records_through().1 < other.last) {
+            // What that log alone has of it is never put back.
+            least = VdiGeneration::lost(entry.id);
+        }
+        self.0.remembered.borrow_mut().insert(entry.id, (least.lease_epoch, least.generation));
+        self.shared().log.trim(SegmentSeq(0), &[least]).await?;
+        // Whoever opens one that cannot be opened hears why.
+        let Ok(vdi) = vdi else { return Ok(()) };
+        let found = vdi.record();
+        if (found.lease_epoch, found.generation) < (least.lease_epoch, least.generation) {
+            let detail =
+                "the log of another shard knows a later state: the registry has lost that it changed shard";
+            vdi.hold_as_superseded(Error::corrupt("VDI record", format!("VDI '{}'", entry.name), detail));
         }
         Ok(())
     }

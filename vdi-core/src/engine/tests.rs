@@ -732,7 +732,7 @@ fn labels_and_roll_backs_do_not_get_into_each_others_way() {
 /// Those that worlds seldom find.
 #[test]
 fn seeded_bugs_break_the_laws_of_the_engine() {
-    let laws: [(Bug, fn()); 11] = [
+    let laws: [(Bug, fn()); 12] = [
         (Bug::MarkMissesNewest, doubt::what_a_newer_record_may_name_is_not_collected),
         (Bug::AttemptsLeak, failing::attempts_that_fail_leave_nothing_behind),
         (Bug::LoggedWhileRolledBack, a_label_given_during_a_roll_back_is_refused_or_kept),
@@ -740,6 +740,7 @@ fn seeded_bugs_break_the_laws_of_the_engine() {
         (Bug::SnapshotSizeForgotten, a_snapshot_after_a_resize_is_one_of_its_own_after_a_kill_too),
         (Bug::MarkMissesUnknown, doubt::nothing_of_a_disk_that_the_registry_has_lost_is_given_up),
         (Bug::CopiesForgotten, held::what_copies_name_is_not_handed_out),
+        (Bug::OtherLogsForgotten, shards::a_disk_whose_move_the_store_has_lost_is_not_shown_as_it_was),
         (Bug::ShrinkWaitsForNobody, a_write_during_a_shrink_is_cut_off_or_refused),
         (Bug::LeaksStay, room_promised_to_the_log_is_promised_again_after_a_kill_and_leaks_make_room_for_it),
         (

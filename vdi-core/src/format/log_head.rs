@@ -19,7 +19,7 @@
 //! | 148 | 4 | | format version, 1 | |
 //! | 152 | 8 | | durable through: highest sequence known flushed | rot taken for a torn tail |
 //! | 160 | 4 | | VDIs remembered | |
-//! | 164 | 4 | | reserved, zero | |
+//! | 164 | 4 | | 1: retired, nothing in it is needed, 0: not | a log that the store has lost track of |
 //! | 168 | 8 | | recovered incarnation: that of the segment at 112 | a discarded tail that comes back behind a gap |
 //! | 176 | 8 | | staged in: the boot of the host whose staging memory may hold what the ring does not; zero: none does | acknowledged writes that are not looked for |
 //! | 184 | 8 | | the life that stages there; zero: none does | the staging memory of another life |
@@ -61,7 +61,7 @@ struct DiskHead {
     version: U32,
     durable_through: U64,
     vdis: U32,
-    reserved_a: U32,
+    retired: U32,
     recovered_incarnation: U64,
     staged_in_boot: U64,
     staged_in_life: U64,
@@ -160,6 +160,8 @@ pub struct LogHead {
     pub durable_through: SegmentSeq,
     /// Whose staging memory may hold what the ring does not.
     pub staged_in: StagedIn,
+    /// Whether nothing in it is needed: its store names it no longer, or will soon not.
+    pub retired: bool,
     /// Sorted by VDI, each once.
     pub vdis: Vec<VdiGeneration>,
 }
@@ -194,6 +196,7 @@ pub fn encode(head: &LogHead, slot: u64) -> AlignedBuf {
     disk.durable_through = U64::new(head.durable_through.0);
     disk.staged_in_boot = U64::new(head.staged_in.boot);
     disk.staged_in_life = U64::new(head.staged_in.life);
+    disk.retired = U32::new(u32::from(head.retired));
     disk.vdis = U32::new(u32::try_from(head.vdis.len()).expect("bounded above"));
     for (bytes, v) in rest.chunks_exact_mut(VDI_BYTES).zip(&head.vdis) {
         let entry = DiskVdi {
@@ -256,9 +259,10 @@ pub fn verify_slot(bytes: &[u8], log: Uuid, slot: u64) -> Result<LogHead> {
         tail_previous_crc: disk.tail_previous_crc.get(),
         durable_through: SegmentSeq(disk.durable_through.get()),
         staged_in: StagedIn { boot: disk.staged_in_boot.get(), life: disk.staged_in_life.get() },
+        retired: disk.retired.get() == 1,
         vdis: entries.iter().map(friendly).collect(),
     };
-    let reserved_hold = disk.reserved_a.get() == 0 && is_zero(padding);
+    let reserved_hold = disk.retired.get() <= 1 && is_zero(padding);
     if !reserved_hold || !head.holds() {
         return Err(bad("its fields contradict each other, or a reserved field is not zero"));
     }
@@ -322,6 +326,7 @@ mod tests {
             tail_previous_crc: 0x1122_3344,
             durable_through: SegmentSeq(99),
             staged_in: StagedIn { boot: 0x99, life: 0xaa },
+            retired: false,
             vdis: vec![vdi(3), vdi(5)],
         }
     }
@@ -330,7 +335,7 @@ mod tests {
     fn a_head_comes_back_as_written_with_any_number_of_vdis() {
         for n in [0, 1, 119, 120, LOG_VDIS_MAX] {
             let vdi = |i| VdiGeneration { vdi: VdiId(i as u128), lease_epoch: 1, generation: Generation(1) };
-            let head = LogHead { vdis: (0..n).map(vdi).collect(), ..head() };
+            let head = LogHead { vdis: (0..n).map(vdi).collect(), retired: n % 2 == 1, ..head() };
             let mut slot = encode(&head, 1).to_vec();
             slot.resize(SLOT_BYTES, 0xee);
             assert_eq!(verify_slot(&slot, LOG, 1).unwrap(), head);

@@ -46,6 +46,7 @@ impl Log {
             tail_previous_crc: 0,
             durable_through: SegmentSeq(0),
             staged_in: StagedIn::default(),
+            retired: false,
             vdis: Vec::new(),
         };
         write_first(device, &head, [0, 1]).await?;

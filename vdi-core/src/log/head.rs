@@ -67,6 +67,30 @@ pub(super) async fn read(device: &DeviceHandle, log: Uuid, store: Uuid) -> Resul
     Ok(FoundHead { head, order: [1 - newest, newest] })
 }
 
+impl Log {
+    /// The log on `device` that daemons of the store `store` have used and not retired, if there is one.
+    ///
+    /// [`ErrorKind::Io`] when nobody can tell.
+    pub async fn in_use(device: &DeviceHandle, store: Uuid) -> Result<Option<Uuid>> {
+        if device.info().len_bytes < SLOTS * SLOT_BYTES as u64 {
+            return Ok(None);
+        }
+        for slot in 0..SLOTS {
+            let bytes = device.read(slot_offset_bytes(slot), SLOT_BYTES).await?;
+            let Some((log, _)) = identify(&bytes, slot).filter(|(_, of)| *of == store) else { continue };
+            if verify_slot(&bytes, log, slot).is_ok_and(|head| head.incarnation.0 > 0 && !head.retired) {
+                return Ok(Some(log));
+            }
+        }
+        Ok(None)
+    }
+    /// Nothing in it is needed any more: another log may take its place.
+    pub async fn retire(&self) -> Result<()> {
+        self.0.retired.set(true);
+        self.move_tail(true).await
+    }
+}
+
 fn missing(what: String) -> Error {
     Error::new(
         ErrorKind::LogMissing,
@@ -101,6 +125,7 @@ impl Log {
         if self.0.unstaged.get() {
             head.staged_in = StagedIn::default();
         }
+        head.retired = self.0.retired.get();
         change(&mut head);
         head
     }

@@ -97,6 +97,7 @@ struct Inner {
     left_staging: Cell<bool>,
     /// The next head says that nothing is staged.
     unstaged: Cell<bool>,
+    retired: Cell<bool>,
     counts: Counts,
     barrier: RefCell<Option<Barrier>>,
 }

@@ -58,6 +58,7 @@ impl Scan {
             recovered_records: end.records,
             recovered_crc: end.crc,
             durable_through: end.seq.max(self.durable_through),
+            retired: false,
             ..old.clone()
         };
         if old.tail_seq > end.seq {
@@ -105,6 +106,7 @@ impl Scan {
             staging,
             left_staging: Cell::new(false),
             unstaged: Cell::new(false),
+            retired: Cell::new(false),
             counts: Counts::default(),
             barrier: RefCell::default(),
         }))

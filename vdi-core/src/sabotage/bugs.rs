@@ -75,6 +75,8 @@ pub enum Bug {
     MarkMissesUnknown,
     /// A restart frees blocks that copies further on in the log name.
     CopiesForgotten,
+    /// What the log of another shard knows of a VDI does not count.
+    OtherLogsForgotten,
     /// Of the two slots of a VDI record the older counts.
     OldSlotWins,
     /// A new VDI is registered before its record is flushed.
@@ -131,7 +133,7 @@ pub enum Bug {
 
 impl Bug {
     /// Every bug.
-    pub const ALL: [Bug; 62] = [
+    pub const ALL: [Bug; 63] = [
         Bug::SkipFlushBeforeRecord,
         Bug::SkipFlushAfterRecord,
         Bug::SkipHostRecord,
@@ -168,6 +170,7 @@ impl Bug {
         Bug::StagedInAnotherLife,
         Bug::MarkMissesUnknown,
         Bug::CopiesForgotten,
+        Bug::OtherLogsForgotten,
         Bug::OldSlotWins,
         Bug::RegistryBeforeRecord,
         Bug::ReplaysApplied,
@@ -218,6 +221,7 @@ impl Bug {
             | Bug::ShrinkWaitsForNobody
             | Bug::MarkMissesUnknown
             | Bug::CopiesForgotten
+            | Bug::OtherLogsForgotten
             | Bug::LeaksStay
             | Bug::StaleRecordTrusted
             | Bug::OpenedOnTheWay => "seeded_bugs_break_the_laws_of_the_engine",
@@ -326,6 +330,9 @@ impl Bug {
             }
             Bug::CopiesForgotten => {
                 ("copies-forgotten", "A restart frees blocks that copies further on in the log name.")
+            }
+            Bug::OtherLogsForgotten => {
+                ("other-logs-forgotten", "What the log of another shard knows of a VDI does not count.")
             }
             Bug::OldSlotWins => ("old-slot-wins", "Of the two slots of a VDI record the older counts."),
             Bug::RegistryBeforeRecord => {

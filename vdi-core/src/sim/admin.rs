@@ -84,10 +84,7 @@ impl Admin {
             Order::Create(name, size_bytes) => self.create(name, *size_bytes).await,
             Order::Delete(name) => self.delete(name).await,
             Order::Resize(name, size_bytes) => self.resize(name, *size_bytes).await,
-            Order::Move(name, shard) => {
-                self.model.borrow_mut().disk(name).moved = true;
-                self.engine.move_vdi(name, *shard).await
-            }
+            Order::Move(name, shard) => self.engine.move_vdi(name, *shard).await,
             Order::Checkpoint => self.checkpoint().await,
             Order::Collect(dry_run) => self.engine.collect(*dry_run).await.map(drop),
         };
@@ -194,8 +191,7 @@ impl Admin {
         let target = {
             let mut model = self.model.borrow_mut();
             let disk = model.disk(name);
-            let Disk { snapshots, moved, .. } = disk.clone();
-            Disk { snapshots, moved, ..disk.snapshots[&epoch].as_disk() }
+            Disk { snapshots: disk.snapshots.clone(), ..disk.snapshots[&epoch].as_disk() }
         };
         let pending = self.expect(Pending::Becomes(name.to_owned(), target.clone()));
         let issued = self.model.borrow_mut().now();

@@ -44,8 +44,6 @@ pub struct Disk {
     pub flushed: Tick,
     /// When the last checkpoint of the disks that succeeded was issued.
     pub checkpointed: Tick,
-    /// Two shards have had it.
-    pub moved: bool,
     /// Its snapshots by epoch.
     pub snapshots: BTreeMap<u64, Snapshot>,
     /// Requests of its guest under way.

@@ -136,12 +136,8 @@ impl Disk {
     /// Whether `observed`, shown without an error, is a state that it went through: not an older one than that of the
     /// last checkpoint. The log remembers which records were durable then, and one of store and log is honest.
     fn check_shown(&self, observed: &BTreeMap<u64, BlockStamps>) -> Result<(), String> {
-        // If the registry lost that it changed shard, the other shard's log does not know its records.
-        let (history, certain) = match self.moved {
-            true => (self.history.without_floor(), 0),
-            false => (self.history.without_promises(), self.checkpointed),
-        };
-        let checked = history.check(observed, certain, Look::Recovered);
+        let history = self.history.without_promises();
+        let checked = history.check(observed, self.checkpointed, Look::Recovered);
         checked.map_err(|violation| violation.0)
     }
 }
@@ -179,9 +175,8 @@ impl Witness {
             // Nobody was told of it, or it is hurt: what a clone or a roll-back would show is not known.
             return Ok(None);
         }
-        let Disk { size_bytes, moved, .. } = disk;
         let history = History::settled(&observed, &known);
-        Ok(Some(Disk { history, size_bytes, moved, snapshots, ..Disk::default() }))
+        Ok(Some(Disk { history, size_bytes: disk.size_bytes, snapshots, ..Disk::default() }))
     }
     async fn snapshot(&self, name: &str, epoch: u64, s: &Snapshot) -> Result<Option<Snapshot>, String> {
         if self.engine.clone_vdi(name, Some(Epoch(epoch)), PROBE).await.is_err() {

@@ -6,10 +6,18 @@ use crate::sim::shards::Engines;
 
 /// Open a new store as two shards, and do `f`.
 fn with_two_shards<F: Future<Output = ()> + 'static>(f: impl FnOnce(Engines, Executor) -> F + 'static) {
-    let w = World::formatted();
+    two_shards_on(&World::formatted(), &Media::default(), f);
+}
+
+/// Open the store of `w` as two shards, the log of the second on `second`, do `f`, and kill.
+fn two_shards_on<F: Future<Output = ()> + 'static>(
+    w: &World,
+    second: &Media,
+    f: impl FnOnce(Engines, Executor) -> F + 'static,
+) {
     let executor = Executor::new();
     let store = w.store_device();
-    let second = DeviceHandle::new(Box::new(MemoryDevice::new("log 1", LOG_BYTES, Media::default())));
+    let second = DeviceHandle::new(Box::new(MemoryDevice::new("log 1", LOG_BYTES, second.clone())));
     let devices = vec![store, w.log_device(), second];
     let engines = Engines::new(2);
     let (all, disks, env) = (engines.clone(), devices.clone(), env(&executor));
@@ -87,4 +95,66 @@ fn blocks_freed_elsewhere_wait() {
 fn blocks_that_another_shard_freed_wait_for_the_trim_of_their_owners_log() {
     blocks_freed_elsewhere_wait();
     assert!(breaks(Bug::ForeignReusedAtOnce, blocks_freed_elsewhere_wait), "the seeded bug hides");
+}
+
+/// The store loses what it called durable; the logs do not.
+pub(super) fn a_disk_whose_move_the_store_has_lost_is_not_shown_as_it_was() {
+    for checkpointed in [true, false] {
+        let (w, second) = (World::formatted(), Media::default());
+        two_shards_on(&w, &second, |engines, _| async move {
+            engines.create("a", DISK).await.unwrap();
+            let a = engines.open_vdi("a").await.unwrap();
+            write(&a, 0, &fill(1, 8192)).await;
+            engines.checkpoint().await.unwrap();
+        });
+        let before = w.store.fork();
+        two_shards_on(&w, &second, move |engines, _| async move {
+            engines.move_vdi("a", 1).await.unwrap();
+            let a = engines.open_vdi("a").await.unwrap();
+            write(&a, 0, &fill(2, 8192)).await;
+            a.flush().await.unwrap();
+            if checkpointed {
+                engines.checkpoint().await.unwrap();
+            }
+        });
+        let w = World { store: before, log: w.log.fork(), log_bytes: w.log_bytes, ..World::default() };
+        for _ in 0..3 {
+            two_shards_on(&w, &second, |engines, _| async move {
+                assert!(engines.open_vdi("a").await.unwrap().held().is_some());
+                engines.create("b", DISK).await.unwrap();
+                write(&engines.open_vdi("b").await.unwrap(), 0, &fill(3, 1 << 20)).await;
+                engines.checkpoint().await.unwrap();
+                engines.delete("b", true).await.unwrap();
+            });
+        }
+    }
+}
+
+#[test]
+fn a_lost_move_of_a_disk_between_shards_is_known_from_the_other_log() {
+    a_disk_whose_move_the_store_has_lost_is_not_shown_as_it_was();
+}
+
+#[test]
+fn a_log_that_the_store_has_lost_track_of_is_not_made_anew() {
+    let w = World::formatted();
+    let before = w.store.fork();
+    w.run(|e| async move {
+        e.create("a", DISK).await.unwrap();
+        write(&e.open_vdi("a").await.unwrap(), 0, &fill(1, 8192)).await;
+    });
+    let lost = World { store: before, log: w.log.fork(), log_bytes: w.log_bytes, ..World::default() };
+    let open = |options: EngineOptions| {
+        let executor = Executor::new();
+        let (store, log) = (lost.store_device(), lost.log_device());
+        let (devices, env) = ([store.clone(), log.clone()], env(&executor));
+        let opened = async move { Engine::open(env, store, log, options).await.map(drop) };
+        let opened = drive(&executor, None, &devices, opened);
+        executor.abandon_all();
+        opened
+    };
+    let refused = open(EngineOptions::default()).unwrap_err();
+    assert!(refused.kind() == ErrorKind::Corrupt && refused.hint().contains("--discard-log"), "{refused:?}");
+    open(EngineOptions { discard_log: true, ..EngineOptions::default() }).unwrap();
+    open(EngineOptions::default()).unwrap();
 }

@@ -124,11 +124,6 @@ impl History {
         copy.changes.iter_mut().for_each(|c| c.durable = false);
         copy
     }
-    /// As [`History::without_promises`], and it may even have gone back to before it was rolled back.
-    #[must_use]
-    pub fn without_floor(&self) -> History {
-        History { floor: 0, ..self.without_promises() }
-    }
     /// Whether `observed` may be what the disk holds, given that what was acknowledged before `bound` must be there.
     pub fn check(
         &self,
