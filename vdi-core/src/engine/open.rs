@@ -312,7 +312,9 @@ async fn find_log(env: &Env, store: &Store, device: &DeviceHandle, discard: bool
             )
         };
         match scanned {
-            Ok(scan) if !discard || !has_lost(store, &scan) => return scan.adopt(&env.staging, discard).await,
+            Ok(scan) if !discard || !has_lost(store, &scan) => {
+                return scan.adopt(&env.staging, discard).await;
+            }
             Err(e) if !discard || !is_lost(&e) => return Err(named_log_error(uuid, e)),
             _ => {}
         }

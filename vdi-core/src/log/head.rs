@@ -4,7 +4,9 @@ use super::Log;
 use crate::buffer::is_zero;
 use crate::device::DeviceHandle;
 use crate::error::{Error, ErrorKind, Result};
-use crate::format::log_head::{StagedIn, LogHead, SLOT_BYTES, SLOTS, encode, identify, slot_offset_bytes, verify_slot};
+use crate::format::log_head::{
+    LogHead, SLOT_BYTES, SLOTS, StagedIn, encode, identify, slot_offset_bytes, verify_slot,
+};
 use crate::sabotage::{Point, crash_point};
 use crate::units::{Generation, Uuid};
 

@@ -98,7 +98,8 @@ impl Staging {
         };
         let known = Identity::of(&memory).is_some_and(|i| (i.log, i.boot) == (log, staging.boot));
         // Under the new life what is there means nothing; the log's head still names the one before.
-        let mut words = vec![(LIFE_BEFORE, before), (LIFE, staging.life), (TAIL, 0), (HEAD, 0), (RING_BYTES, ring_bytes)];
+        let mut words =
+            vec![(LIFE_BEFORE, before), (LIFE, staging.life), (TAIL, 0), (HEAD, 0), (RING_BYTES, ring_bytes)];
         if !known {
             let halves = [(LOG, log.0 as u64), (LOG + 8, (log.0 >> 64) as u64)];
             let new = [&[(0, 0)][..], &halves, &[(BOOT, staging.boot)], &words, &[(0, MAGIC)]].concat();
@@ -190,7 +191,8 @@ impl Identity {
             return None;
         }
         let ring_bytes = word(memory, RING_BYTES);
-        let fits = ring_bytes > 0 && ring_bytes.is_multiple_of(8) && ring_bytes <= (memory.len() - RING) as u64;
+        let fits =
+            ring_bytes > 0 && ring_bytes.is_multiple_of(8) && ring_bytes <= (memory.len() - RING) as u64;
         let log = Uuid(u128::from(word(memory, LOG)) | u128::from(word(memory, LOG + 8)) << 64);
         fits.then(|| Identity { log, boot: word(memory, BOOT), ring_bytes })
     }

@@ -200,7 +200,9 @@ impl World {
         let left = within(self, LAST_REQUESTS_NS, self.started(async move { engine.leave_staging().await }));
         match left.await {
             Some(Ok(())) => {}
-            Some(Err(e)) => tracing::warn!(error = %e, hint = e.hint(), "not everything reached the log's device"),
+            Some(Err(e)) => {
+                tracing::warn!(error = %e, hint = e.hint(), "not everything reached the log's device")
+            }
             None => tracing::warn!("the log's device is slow: the next start needs this run directory"),
         }
         let engine = self.engine.clone();

@@ -84,7 +84,8 @@ fn a_kill_while_records_are_adopted_changes_nothing() {
         world.kill();
         for _ in 0..3 {
             world.crash.arm(events);
-            let (device, mut memory, executor) = (world.device.clone(), staging.clone(), world.executor.clone());
+            let (device, mut memory, executor) =
+                (world.device.clone(), staging.clone(), world.executor.clone());
             staging.life += 1;
             let started = world.spawn(async move {
                 let scan = Log::scan(&device, LOG, STORE).await?.adopt(&memory, false).await?;
@@ -122,7 +123,7 @@ fn a_killed_log_does_not_start_without_its_staging_memory_but_one_that_was_left_
     let mut world = World::new(RING_BYTES, 7);
     let log = world.start_staged(&mut staging);
     world.append(&log, &write(1, 2)).unwrap();
-    world.settle(&log);
+    world.flush(&log).unwrap();
     drop(log);
     world.kill();
     let without = StagingMemory { boot: 1, ..StagingMemory::none("it was removed") };
