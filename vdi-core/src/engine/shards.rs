@@ -13,7 +13,7 @@ use crate::log::VdiGeneration;
 use crate::sabotage::{Bug, seeded_bug};
 use crate::store::{Freed, HOME_SLOT};
 use crate::units::{Epoch, Generation, SegmentSeq, VdiId, VdiSeq};
-use crate::vdi::Logged;
+use crate::vdi::{Logged, Vdi};
 
 /// What a log knows of a VDI that is not its shard's: it was, before it changed shard or was deleted; or it should be, and
 /// the registry has lost that it changed shard.
@@ -207,7 +207,10 @@ impl Engine {
     async fn hear_of(&self, entry: &RegistryEntry, other: Stranger) -> Result<()> {
         let vdi = self.open_entry(entry).await;
         let mut least = self.least_record(entry.id).max(other.least);
-        if vdi.as_ref().is_ok_and(|v| v.records_through().1 < other.last) {
+        let version = |v: &Vdi| (v.record().lease_epoch, v.record().generation);
+        // An older record may just have been misread; a restart looks again.
+        let is_newest = |v: &Vdi| version(v) >= (least.lease_epoch, least.generation);
+        if vdi.as_ref().is_ok_and(|v| is_newest(v) && v.records_through().1 < other.last) {
             // What that log alone has of it is never put back.
             least = VdiGeneration::lost(entry.id);
         }
@@ -215,8 +218,7 @@ impl Engine {
         self.shared().log.trim(SegmentSeq(0), &[least]).await?;
         // Whoever opens one that cannot be opened hears why.
         let Ok(vdi) = vdi else { return Ok(()) };
-        let found = vdi.record();
-        if (found.lease_epoch, found.generation) < (least.lease_epoch, least.generation) {
+        if version(&vdi) < (least.lease_epoch, least.generation) {
             let detail =
                 "the log of another shard knows a later state: the registry has lost that it changed shard";
             vdi.hold_as_superseded(Error::corrupt("VDI record", format!("VDI '{}'", entry.name), detail));
