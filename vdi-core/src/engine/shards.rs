@@ -11,7 +11,7 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::format::registry::RegistryEntry;
 use crate::log::VdiGeneration;
 use crate::sabotage::{Bug, seeded_bug};
-use crate::store::{Freed, HOME_SLOT};
+use crate::store::{Freed, HOME_SLOT, Store};
 use crate::units::{Epoch, Generation, SegmentSeq, VdiId, VdiSeq};
 use crate::vdi::{Logged, Vdi};
 
@@ -105,12 +105,15 @@ impl Engine {
     /// Give the VDI to shard `to`. Nobody may use it meanwhile.
     ///
     /// # Errors
-    /// Why it is held, if so; those of a checkpoint.
+    /// `NoSpace` when that shard would have no room for what frees space; why the VDI is held, if so; those of a checkpoint.
     pub async fn move_vdi(&self, name: &str, to: u16) -> Result<()> {
         let _turn = self.0.between.lock().await;
         let entry = self.entry(name)?;
         if entry.host == to {
             return Ok(());
+        }
+        if !self.on(to, |e| async move { e.finds_room(Store::can_free).await }).await? {
+            return Err(self.store().no_space());
         }
         let leaving = entry.clone();
         let least = self.on(entry.host, move |e| async move { e.let_go(&leaving).await }).await??;
