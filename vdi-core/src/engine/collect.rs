@@ -8,7 +8,7 @@ use crate::executor::TaskGuard;
 use crate::format::extent::RegionBits;
 use crate::gc::{Mark, sweep};
 use crate::sabotage::{Bug, seeded_bug};
-use crate::store::{Freed, HOME_SLOT, Run};
+use crate::store::{Freed, HOME_SLOT, Run, Store};
 use crate::tree::Root;
 use crate::units::{BLOCK_BYTES, ExtentNumber};
 use crate::vdi::Vdi;
@@ -137,8 +137,12 @@ impl Engine {
     }
     /// Whether every promise that the log repeated can be kept, with what the other shards can spare.
     pub(super) async fn has_room_for_promises(&self) -> bool {
+        self.finds_room(Store::keeps_its_promises).await
+    }
+    /// Whether there is room enough, with what the other shards can spare.
+    pub(super) async fn finds_room(&self, enough: impl Fn(&Store) -> bool) -> bool {
         let store = self.store();
-        while !store.keeps_its_promises() {
+        while !enough(store) {
             if !store.ask_for_room().await {
                 return false;
             }

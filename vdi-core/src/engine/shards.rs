@@ -11,9 +11,9 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::format::registry::RegistryEntry;
 use crate::log::VdiGeneration;
 use crate::sabotage::{Bug, seeded_bug};
-use crate::store::{Freed, HOME_SLOT};
+use crate::store::{Freed, HOME_SLOT, Store};
 use crate::units::{Epoch, Generation, SegmentSeq, VdiId, VdiSeq};
-use crate::vdi::Logged;
+use crate::vdi::{Logged, Vdi};
 
 /// What a log knows of a VDI that is not its shard's: it was, before it changed shard or was deleted; or it should be, and
 /// the registry has lost that it changed shard.
@@ -105,12 +105,15 @@ impl Engine {
     /// Give the VDI to shard `to`. Nobody may use it meanwhile.
     ///
     /// # Errors
-    /// Why it is held, if so; those of a checkpoint.
+    /// `NoSpace` when that shard would have no room for what frees space; why the VDI is held, if so; those of a checkpoint.
     pub async fn move_vdi(&self, name: &str, to: u16) -> Result<()> {
         let _turn = self.0.between.lock().await;
         let entry = self.entry(name)?;
         if entry.host == to {
             return Ok(());
+        }
+        if !self.on(to, |e| async move { e.finds_room(Store::can_free).await }).await? {
+            return Err(self.store().no_space());
         }
         let leaving = entry.clone();
         let least = self.on(entry.host, move |e| async move { e.let_go(&leaving).await }).await??;
@@ -207,7 +210,10 @@ impl Engine {
     async fn hear_of(&self, entry: &RegistryEntry, other: Stranger) -> Result<()> {
         let vdi = self.open_entry(entry).await;
         let mut least = self.least_record(entry.id).max(other.least);
-        if vdi.as_ref().is_ok_and(|v| v.records_through().1 < other.last) {
+        let version = |v: &Vdi| (v.record().lease_epoch, v.record().generation);
+        // An older record may just have been misread; a restart looks again.
+        let is_newest = |v: &Vdi| version(v) >= (least.lease_epoch, least.generation);
+        if vdi.as_ref().is_ok_and(|v| is_newest(v) && v.records_through().1 < other.last) {
             // What that log alone has of it is never put back.
             least = VdiGeneration::lost(entry.id);
         }
@@ -215,8 +221,7 @@ impl Engine {
         self.shared().log.trim(SegmentSeq(0), &[least]).await?;
         // Whoever opens one that cannot be opened hears why.
         let Ok(vdi) = vdi else { return Ok(()) };
-        let found = vdi.record();
-        if (found.lease_epoch, found.generation) < (least.lease_epoch, least.generation) {
+        if version(&vdi) < (least.lease_epoch, least.generation) {
             let detail =
                 "the log of another shard knows a later state: the registry has lost that it changed shard";
             vdi.hold_as_superseded(Error::corrupt("VDI record", format!("VDI '{}'", entry.name), detail));

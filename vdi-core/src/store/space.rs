@@ -159,6 +159,11 @@ impl Store {
         let any = Need { data: 1, metadata: 1 };
         self.0.space.borrow().fits(any, RESERVE_BLOCKS)
     }
+    /// Whether what is kept back for everything that frees space is there.
+    #[must_use]
+    pub fn can_free(&self) -> bool {
+        self.0.space.borrow().fits(Need { data: 0, metadata: 1 }, RESERVE_BLOCKS)
+    }
     /// End a promise: the blocks were allocated, or are not needed.
     pub fn unreserve(&self, need: Need) {
         let mut s = self.0.space.borrow_mut();

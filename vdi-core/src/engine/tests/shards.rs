@@ -158,3 +158,27 @@ fn a_log_that_the_store_has_lost_track_of_is_not_made_anew() {
     open(EngineOptions { discard_log: true, ..EngineOptions::default() }).unwrap();
     open(EngineOptions::default()).unwrap();
 }
+
+#[test]
+fn a_disk_does_not_move_to_a_shard_that_has_no_room_to_free_anything() {
+    let (w, second) = (World::formatted(), Media::default());
+    w.run(|e| async move {
+        e.create("a", DISK).await.unwrap();
+        e.snapshot("a", None).await.unwrap();
+        let a = e.open_vdi("a").await.unwrap();
+        let data = fill(1, 1 << 20);
+        let mut at = 0;
+        while a.write(at, &data, Ack::WriteBack).await.is_ok() {
+            at += (1 << 20) / SECTOR_BYTES;
+        }
+        e.close().await.unwrap();
+    });
+    two_shards_on(&w, &second, |engines, _| async move {
+        assert_eq!(engines.move_vdi("a", 1).await.unwrap_err().kind(), ErrorKind::NoSpace);
+        let epoch = engines.all()[0].snapshots("a").await.unwrap()[0].epoch;
+        engines.remove_snapshot("a", epoch).await.unwrap();
+        let a = engines.open_vdi("a").await.unwrap();
+        a.discard(0, a.size_bytes() / SECTOR_BYTES, Ack::WriteBack).await.unwrap();
+        engines.collect(false).await.unwrap();
+    });
+}

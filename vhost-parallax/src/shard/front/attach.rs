@@ -2,6 +2,8 @@
 
 use std::rc::Rc;
 
+use vdi_core::ErrorKind;
+
 use super::{Attached, Front};
 use crate::control::api::error::{Code, ErrorBody, Result};
 use crate::control::api::{AttachInfo, VdiName};
@@ -54,7 +56,11 @@ impl Front {
         let best = (0..self.shards).min_by_key(|s| (served[usize::from(*s)], *s != now, *s));
         let Some(best) = best.filter(|s| *s != now) else { return Ok(()) };
         let _alone = self.alone(name).await;
-        Ok(self.home.engine.move_vdi(name.as_str(), best).await?)
+        match self.home.engine.move_vdi(name.as_str(), best).await {
+            // The store is full: it is served as well where it is.
+            Err(e) if e.kind() == ErrorKind::NoSpace => Ok(()),
+            moved => Ok(moved?),
+        }
     }
     async fn serve(&self, name: &VdiName, attachment: Attachment) -> Result<AttachInfo> {
         let _stays = self.stay(name).await;
