@@ -33,6 +33,8 @@ pub enum Order {
     Checkpoint,
     /// Give the disk to this shard.
     Move(String, u16),
+    /// Acknowledge nothing for being staged any more.
+    LeaveStaging,
     /// Collect dead blocks, or only say how many there are.
     Collect(bool),
 }
@@ -56,6 +58,7 @@ impl Order {
             Order::Resize(name, _) => ("resize", Some(name)),
             Order::Move(name, _) => ("move", Some(name)),
             Order::Checkpoint => ("checkpoint", None),
+            Order::LeaveStaging => ("leave staging", None),
             Order::Collect(_) => ("collect", None),
         }
     }
@@ -86,13 +89,14 @@ impl Admin {
             Order::Resize(name, size_bytes) => self.resize(name, *size_bytes).await,
             Order::Move(name, shard) => self.engine.move_vdi(name, *shard).await,
             Order::Checkpoint => self.checkpoint().await,
+            Order::LeaveStaging => self.engine.leave_staging().await,
             Order::Collect(dry_run) => self.engine.collect(*dry_run).await.map(drop),
         };
         let mut model = self.model.borrow_mut();
         if let Some(disk) = model.disks.get_mut(&name) {
             (disk.claimed, disk.exclusive) = (false, false);
         }
-        let changes = !matches!(order, Order::Checkpoint | Order::Collect(_));
+        let changes = !matches!(order, Order::Checkpoint | Order::Collect(_) | Order::LeaveStaging);
         if result.is_err() && changes && model.failure.is_none() {
             // Whether it happened is open: a restart finds out.
             model.restart.get_or_insert_with(|| format!("{verb} of {name} failed"));

@@ -9,7 +9,7 @@ use crate::device::simulated::FaultCounts;
 pub const WORLDS_FOR_ALL: u64 = 500;
 
 /// What guests and administrator do.
-pub const VERBS: [&str; 16] = [
+pub const VERBS: [&str; 17] = [
     "write",
     "read",
     "discard",
@@ -26,6 +26,7 @@ pub const VERBS: [&str; 16] = [
     "checkpoint",
     "collect",
     "move",
+    "leave staging",
 ];
 
 impl Report {
@@ -49,6 +50,7 @@ impl Report {
         all.push(("wait for room in the log".to_owned(), self.waits));
         all.push(("outage of one disk's tree".to_owned(), self.outages));
         all.push(("failing devices that worked again".to_owned(), self.healed));
+        all.push(("start without the staging memory".to_owned(), self.missed));
         all.push(("disk lost to a lie".to_owned(), self.refused));
         for (point, passed, stopped) in self.points.iter() {
             all.push((format!("passed {}", point.name()), passed));

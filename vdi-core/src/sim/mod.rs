@@ -17,6 +17,7 @@ mod relief;
 mod rotten;
 mod run;
 pub(crate) mod shards;
+mod staging;
 mod verify;
 mod workload;
 mod world;

@@ -116,6 +116,8 @@ pub struct Report {
     pub outages: u64,
     /// Times that failing devices worked again without a restart.
     pub healed: u64,
+    /// Starts that missed the staging memory.
+    pub missed: u64,
     /// Writers that waited for room in the log.
     pub waits: u64,
     /// Rotten worlds that the engine refused to open, and disks that it held or could not read.
@@ -146,6 +148,7 @@ impl Report {
         self.waits += other.waits;
         self.outages += other.outages;
         self.healed += other.healed;
+        self.missed += other.missed;
         self.refused += other.refused;
         self.points.merge(&other.points);
         self.blocks_compared += other.blocks_compared;

@@ -41,9 +41,11 @@ pub enum Verb {
     Collect,
     /// A disk given to another shard.
     Move,
+    /// What comes first when the daemon is to stop.
+    LeaveStaging,
 }
 
-const WEIGHTS: [(Verb, u64, bool); 16] = [
+const WEIGHTS: [(Verb, u64, bool); 17] = [
     // (verb, weight, may be left out)
     (Verb::Write, 400, false),
     (Verb::Read, 120, true),
@@ -61,6 +63,7 @@ const WEIGHTS: [(Verb, u64, bool); 16] = [
     (Verb::Checkpoint, 25, true),
     (Verb::Collect, 16, true),
     (Verb::Move, 16, true),
+    (Verb::LeaveStaging, 3, true),
 ];
 
 /// How the machine stops.

@@ -11,7 +11,7 @@ use super::workload::draw_size;
 use super::world::{End, World};
 use super::{outage, rotten};
 use crate::check::{self, CheckOptions};
-use crate::engine::{Engine, Env, FormatOptions};
+use crate::engine::{Engine, EngineOptions, Env, FormatOptions};
 use crate::error::ErrorKind;
 use crate::sabotage;
 use crate::store::FREED_TWICE;
@@ -93,7 +93,7 @@ fn live(world: &mut World) -> Result<(), String> {
         outage::begin(world)?;
         work(world)?;
         outage::heal(world)?;
-        let power_lost = stop_and_recover(world)?;
+        let power_lost = stop_and_recover(world)? | std::mem::take(&mut world.given_up);
         compare(world, power_lost, cycle + 1 == world.options.cycles)?;
     }
     if world.random.coin() { tidy_up(world) } else { Ok(()) }
@@ -131,27 +131,43 @@ pub(super) fn format(world: &mut World, options: FormatOptions) -> Result<(), St
 pub(super) fn open(world: &mut World) -> Result<Result<(), String>, End> {
     let before = world.model.borrow().shards;
     let shards = 1 + world.random.below(u64::from(world.options.shards_max)) as u16;
-    match open_as(world, shards)? {
-        // What a shard more leaves to the others must be in its trees, and a full store may not take that.
-        Err(e) if shards < before && world.options.full && e.kind() == ErrorKind::NoSpace => {
-            world.kill();
-            world.forget();
-            open_as(world, before)
+    let mut opened = open_as(world, shards, false)?;
+    if opened.as_ref().is_err_and(|e| e.kind() == ErrorKind::StagingMissing) && world.staging.is_astray() {
+        close_again(world);
+        // Look for it, or do without.
+        let found = world.random.coin();
+        match found {
+            true => world.staging.find(),
+            false => world.given_up = true,
         }
-        opened => Ok(opened),
+        world.model.borrow_mut().report.missed += 1;
+        opened = open_as(world, shards, !found)?;
     }
-    .map(|opened| opened.map_err(|e| format!("open: {e:?}")))
+    // What a shard more leaves to the others must be in its trees, and a full store may not take that.
+    let full = |e: &crate::Error| e.kind() == ErrorKind::NoSpace;
+    if shards < before && world.options.full && opened.as_ref().is_err_and(full) {
+        close_again(world);
+        opened = open_as(world, before, false)?;
+    }
+    if opened.is_ok() {
+        world.staging.are_used();
+    }
+    Ok(opened.map_err(|e| format!("open: {e:?}")))
 }
 
-fn open_as(world: &mut World, shards: u16) -> Result<crate::error::Result<()>, End> {
+fn close_again(world: &mut World) {
+    world.kill();
+    world.forget();
+}
+
+fn open_as(world: &mut World, shards: u16, discard_log: bool) -> Result<crate::error::Result<()>, End> {
     world.engines = Engines::new(shards);
     world.model.borrow_mut().shards = shards;
     world.model.borrow().say(|| format!("{shards} shards"));
     let env = world.env();
     let (store, logs) = world.open_devices();
-    let (engines, options) = (world.engines.clone(), world.options.engine);
-    world.staging.iter_mut().for_each(|s| s.life += 1);
-    let staging = world.staging.clone();
+    let (engines, options) = (world.engines.clone(), EngineOptions { discard_log, ..world.options.engine });
+    let staging = world.staging.next_life();
     let env = move |shard| Env { staging: staging[usize::from(shard)].clone(), ..env.clone() };
     world.run(async move { engines.open(env, store, logs, options).await })
 }
@@ -277,7 +293,7 @@ pub(super) fn stop(world: &mut World, may_close: bool) -> Result<bool, String> {
             for log in &world.logs {
                 log.power_loss(on_log);
             }
-            world.reboot();
+            world.staging.reboot(&mut world.random);
             true
         }
         // After an orderly end the loss of power takes nothing.
@@ -288,6 +304,9 @@ pub(super) fn stop(world: &mut World, may_close: bool) -> Result<bool, String> {
         }
         Stop::Kill | Stop::Close => {
             world.kill();
+            if world.options.staged && world.options.liar.is_none() && world.random.below(16) == 0 {
+                world.staging.mislay(&mut world.random);
+            }
             false
         }
     };

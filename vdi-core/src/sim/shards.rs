@@ -122,6 +122,12 @@ impl Engines {
     pub async fn move_vdi(&self, name: &str, shard: u16) -> Result<()> {
         self.home().move_vdi(name, shard).await
     }
+    pub async fn leave_staging(&self) -> Result<()> {
+        for engine in self.all() {
+            engine.leave_staging().await?;
+        }
+        Ok(())
+    }
     pub async fn snapshot(&self, name: &str, label: Option<&str>) -> Result<SnapshotInfo> {
         self.of(name).snapshot(name, label).await
     }

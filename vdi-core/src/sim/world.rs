@@ -10,8 +10,8 @@ use super::guest::Guest;
 use super::model::{Disk, Model};
 use super::options::Options;
 use super::shards::Engines;
+use super::staging::Memories;
 use super::workload::{self, Action};
-use crate::buffer::HostMemory;
 use crate::clock::{Clock, ManualClock};
 use crate::device::DeviceHandle;
 use crate::device::simulated::{CrashPoint, Faults, Random, SimulatedDisk, Survival};
@@ -28,10 +28,6 @@ const STUCK_ROUNDS: u64 = 200_000;
 /// Bounds of a world that follows a script.
 const SCRIPTED_DISKS_MAX: u64 = 2;
 const SCRIPTED_OPERATIONS_MAX: u64 = 80;
-
-fn staging_bytes(options: &Options) -> usize {
-    StagingMemory::bytes_for(options.log_bytes).expect("a world's log is one")
-}
 
 /// How a stretch of the world's life ended.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -56,8 +52,10 @@ pub struct World {
     pub store: SimulatedDisk,
     /// The disks of the logs, by shard.
     pub logs: Vec<SimulatedDisk>,
-    /// What outlives the daemon but not the host, by shard.
-    pub staging: Vec<StagingMemory>,
+    /// What outlives the daemon but not the host.
+    pub staging: Memories,
+    /// What was staged was given up for want of it.
+    pub given_up: bool,
     /// Where it stops.
     pub crash_point: CrashPoint,
     /// The engines, while they run.
@@ -110,11 +108,7 @@ impl World {
         let store = SimulatedDisk::new("store", options.store_bytes, &clock, store, &crash_point);
         let log = |dice| SimulatedDisk::new("log", options.log_bytes, &clock, dice, &crash_point);
         let logs: Vec<SimulatedDisk> = logs.into_iter().map(log).collect();
-        let memory = || match options.staged {
-            true => Ok(HostMemory::slice(staging_bytes(&options))),
-            false => Err("this world has none".to_owned()),
-        };
-        let staging = logs.iter().map(|_| StagingMemory { boot: 1, life: 1, memory: memory() }).collect();
+        let staging = Memories::new(&options);
         World {
             options,
             random,
@@ -122,6 +116,7 @@ impl World {
             store,
             logs,
             staging,
+            given_up: false,
             crash_point,
             engines: Engines::default(),
             executor: Executor::new(),
@@ -164,16 +159,7 @@ impl World {
     /// Power goes and comes back.
     pub fn power_loss(&mut self, survival: Survival) {
         self.disks().for_each(|disk| drop(disk.power_loss(survival)));
-        self.reboot();
-    }
-    /// What was staged in the boot before is not what is staged in this one, even where its bytes are still there.
-    pub fn reboot(&mut self) {
-        for staging in &mut self.staging {
-            staging.boot += 1;
-            if let (Ok(memory), true) = (&staging.memory, self.random.coin()) {
-                memory.fill_zero();
-            }
-        }
+        self.staging.reboot(&mut self.random);
     }
     /// One bit of what lies on one of the logs turns.
     pub fn rot_a_log(&mut self) {
