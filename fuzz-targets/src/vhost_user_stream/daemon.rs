@@ -64,6 +64,7 @@ impl Daemon {
             null_disks: false,
             store_url: String::new(),
             log_path: String::new(),
+            staging: PathBuf::new(),
             cache_bytes: 0,
         };
         let clock: Rc<dyn Clock> = Rc::new(SystemClock);

@@ -10,7 +10,7 @@ use crate::format::record::Record;
 use crate::format::segment::{SegmentHeader, encode, head_area_bytes};
 use crate::limits::SEGMENT_HEAD_BYTES_MAX;
 use crate::sabotage::{Bug, Point, crash_point, seeded_bug};
-use crate::units::{BLOCK_BYTES, SegmentSeq};
+use crate::units::{BLOCK_BYTES, BLOCK_SIZE, SegmentSeq};
 
 use super::scan::holds;
 
@@ -114,7 +114,8 @@ fn by_segments(entries: Vec<Entry>, data_blocks_max: u32) -> Result<Vec<Segment>
         }
         let segment = out.last_mut().expect("just pushed");
         let (decoded, bytes) = Record::decode(&record, segment.data_blocks)?;
-        if bytes != record.len() || !holds(&decoded, &data) {
+        let blocks = data.iter().flat_map(|d| d.chunks_exact(BLOCK_SIZE));
+        if bytes != record.len() || !holds(&decoded, blocks) {
             return Err(bad(seq, "a record and its data contradict each other"));
         }
         segment.records.extend_from_slice(&record);
@@ -125,9 +126,7 @@ fn by_segments(entries: Vec<Entry>, data_blocks_max: u32) -> Result<Vec<Segment>
         if !fits {
             return Err(bad(seq, "it is larger than a segment"));
         }
-        if !data.is_empty() {
-            segment.data.push(data);
-        }
+        segment.data.extend(data);
     }
     Ok(out)
 }

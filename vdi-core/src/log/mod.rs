@@ -54,7 +54,7 @@ mod tests;
 use std::cell::{Cell, RefCell};
 use std::rc::Rc;
 
-use crate::buffer::AlignedBuf;
+use crate::buffer::{AlignedBuf, Arena};
 use crate::device::DeviceHandle;
 use crate::error::{Error, ErrorKind, Result};
 use crate::executor::{Executor, LocalFuture, TaskLock};
@@ -93,6 +93,8 @@ struct Inner {
     head_lock: TaskLock,
     /// Where appended records are safe from the daemon's end, if there is such memory.
     staging: Option<Staging>,
+    /// Memory for data to be appended.
+    arena: Arena,
     /// Nothing is acknowledged for being staged any more.
     left_staging: Cell<bool>,
     /// The next head says that nothing is staged.
@@ -219,6 +221,12 @@ impl Log {
             flushes: c.flushes.get(),
             head_writes: c.head_writes.get(),
         }
+    }
+    /// Memory for `len` bytes of data that are to be appended, holding whatever was there. Staged in place where it comes from the
+    /// log's arena; that has room for what is in memory for ordinary, and the heap for the rest.
+    #[must_use]
+    pub fn buffer(&self, len: usize) -> AlignedBuf {
+        self.0.arena.take(len).unwrap_or_else(|| AlignedBuf::zeroed(len))
     }
     /// Data blocks `first..first + blocks` of `segment`, from memory while they are there, else from the
     /// device; checksums are the caller's to verify. [`ErrorKind::Io`] when the device cannot read them.

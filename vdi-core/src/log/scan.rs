@@ -256,16 +256,16 @@ async fn data_hold(device: &DeviceHandle, s: &ScannedSegment) -> Result<bool> {
     let data = device.read(place.data_offset_bytes, place.data_blocks as usize * BLOCK_SIZE).await?;
     Ok(s.records.iter().all(|(record, first_block)| {
         let first = *first_block as usize * BLOCK_SIZE;
-        holds(record, &data[first..first + record.body.inline_blocks() as usize * BLOCK_SIZE])
+        let end = first + record.body.inline_blocks() as usize * BLOCK_SIZE;
+        holds(record, data[first..end].chunks_exact(BLOCK_SIZE))
     }))
 }
 
-/// Whether `data` are the inline data of `record`.
-pub(super) fn holds(record: &Record, data: &[u8]) -> bool {
+/// Whether `blocks` are the inline data of `record`.
+pub(super) fn holds<'a>(record: &Record, mut blocks: impl Iterator<Item = &'a [u8]>) -> bool {
     let crcs: &[u32] = match &record.body {
         Body::Write { crcs, .. } => crcs,
         _ => &[],
     };
-    let blocks = data.chunks_exact(BLOCK_SIZE);
-    data.len() == crcs.len() * BLOCK_SIZE && crcs.iter().zip(blocks).all(|(crc, block)| crc32c(block) == *crc)
+    crcs.iter().all(|crc| blocks.next().is_some_and(|b| crc32c(b) == *crc)) && blocks.next().is_none()
 }

@@ -3,52 +3,64 @@
 //!
 //! A ring of entries in order of appending. One word, the head, says how far they are whole; the tail moves on when a
 //! segment and all before it are durable. A kill keeps the order of what one thread stores; only the compiler must too.
+//! The data are written where they are staged, in the arena behind the ring: entries name their blocks. Those that found no
+//! room there lie in the ring.
 
 use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;
 use std::rc::Rc;
 use std::sync::atomic::{Ordering, compiler_fence};
 
+use smallvec::SmallVec;
+
 use super::ring::Ring;
-use crate::buffer::{AlignedBuf, GuestSlice};
+use crate::buffer::{AlignedBuf, Arena, CHUNK_BYTES, OwnMemory, crc32c};
 use crate::error::{Error, ErrorKind, Result};
 use crate::format::log_head::StagedIn;
 use crate::format::staging::{
-    BOOT, ENTRY_BYTES, HEAD, LIFE, LIFE_BEFORE, LOG, MAGIC, RING, RING_BYTES, SKIP, TAIL, entry_bytes,
+    BOOT, ENTRY_BYTES, HEAD, HERE, LIFE, LIFE_BEFORE, LOG, MAGIC, RING, RING_BYTES, SKIP, TAIL, arena,
+    entry_bytes,
 };
-use crate::limits::{LOG_COPY_BATCHES_PER_FLUSH, SEGMENT_HEAD_BYTES_MAX};
+use crate::limits::{LOG_COPY_BATCHES_PER_FLUSH, SEGMENT_DATA_BLOCKS_MAX, SEGMENT_HEAD_BYTES_MAX};
 use crate::sabotage::{Bug, Point, crash_point, is_stopped, seeded_bug};
 use crate::units::{BLOCK_SIZE, SegmentSeq, Uuid};
 
-/// Memory that outlives the daemon.
+/// Memory for what is appended.
 #[derive(Clone, Debug)]
 pub struct StagingMemory {
+    /// [`StagingMemory::bytes_for`] the log at least, if it outlives the daemon; else as much as there is.
+    pub memory: OwnMemory,
+    /// Whether it outlives the daemon. If not, writes are acknowledged when they are on the log's device, and this
+    /// says why.
+    pub outlives: std::result::Result<(), String>,
     /// The boot of the host, which it does not outlive; zero where nobody knows.
     pub boot: u64,
-    /// Tells this life of the log from all others: a random number, not zero where there is memory.
+    /// Tells this life of the log from all others: a random number, not zero.
     pub life: u64,
-    /// [`StagingMemory::bytes_for`] the log at least. Without it writes are acknowledged when they are on the log's
-    /// device; the error says why there is none.
-    pub memory: std::result::Result<GuestSlice, String>,
 }
 
 impl Default for StagingMemory {
     fn default() -> StagingMemory {
-        StagingMemory::none("nobody has made any")
+        let why = "nobody has made any".to_owned();
+        StagingMemory { memory: OwnMemory::zeroed(0), outlives: Err(why), boot: 0, life: 0 }
     }
 }
 
 impl StagingMemory {
-    /// None, because of `why`.
-    #[must_use]
-    pub fn none(why: impl Into<String>) -> StagingMemory {
-        StagingMemory { boot: 0, life: 0, memory: Err(why.into()) }
-    }
-    /// Bytes of memory for a log on a device of `log_bytes`.
+    /// Bytes of memory for a log on a device of `log_bytes`, of whose data `staging_bytes` are to stay in memory.
     ///
     /// [`ErrorKind::BadRequest`] when the device is too short for a log.
-    pub fn bytes_for(log_bytes: u64) -> Result<usize> {
-        Ok(RING + ring_bytes(&Ring::on_device(log_bytes)?))
+    pub fn bytes_for(log_bytes: u64, staging_bytes: usize) -> Result<usize> {
+        let ring = Ring::on_device(log_bytes)?;
+        // A checkpoint keeps what it found in memory until it is written.
+        let data = in_memory(2 * staging_bytes as u64 + ring.staged_bytes_max() + ring.unflushed_bytes_max);
+        Ok(arena(ring_bytes(&ring)) + data.next_multiple_of(CHUNK_BYTES))
+    }
+    /// Bytes from the start that a log on a device of `log_bytes` needs at once; of the rest an arena asks for more and more.
+    ///
+    /// [`ErrorKind::BadRequest`] when the device is too short for a log.
+    pub fn bytes_at_once(log_bytes: u64) -> Result<usize> {
+        Ok(arena(ring_bytes(&Ring::on_device(log_bytes)?)))
     }
 }
 
@@ -57,37 +69,43 @@ impl StagingMemory {
 fn ring_bytes(log: &Ring) -> usize {
     let copies = (LOG_COPY_BATCHES_PER_FLUSH + 1) * SEGMENT_HEAD_BYTES_MAX;
     let segments = log.staged_bytes_max() + log.unflushed_bytes_max + copies as u64;
-    let bytes = segments / 2 * 3 + 2 * log.segment_bytes_max();
+    in_memory(segments / 2 * 3 + 2 * log.segment_bytes_max())
+}
+
+fn in_memory(bytes: u64) -> usize {
     usize::try_from(bytes).expect("a few segments fit memory")
 }
 
 /// The staging memory of a running log.
 pub(super) struct Staging {
-    memory: GuestSlice,
+    memory: OwnMemory,
+    arena: Arena,
     ring_bytes: u64,
     tail: Cell<u64>,
     head: Cell<u64>,
     /// Where the entries of each segment end.
     ends: RefCell<VecDeque<(SegmentSeq, u64)>>,
+    /// Data that entries name.
+    held: RefCell<VecDeque<(SegmentSeq, Rc<AlignedBuf>)>>,
 }
 
 /// What was appended as one.
 pub(super) struct Entry {
     pub seq: SegmentSeq,
     pub record: Vec<u8>,
-    pub data: AlignedBuf,
+    pub data: Vec<AlignedBuf>,
 }
 
 impl Staging {
     /// An empty one for a life of `log` that begins with its next head, after the life `before`. Everything in the memory
     /// is durable on the device.
-    pub fn begin(staging: &StagingMemory, log: Uuid, before: u64, ring: &Ring) -> Result<Option<Staging>> {
-        let Ok(memory) = staging.memory.clone() else { return Ok(None) };
-        let ring_bytes = ring_bytes(ring) as u64;
-        if memory.len() < RING + ring_bytes as usize || staging.life == 0 || staging.boot == 0 {
+    pub fn begin(staging: &StagingMemory, log: Uuid, before: u64, ring: &Ring) -> Result<Staging> {
+        let memory = staging.memory.clone();
+        let (ring_bytes, arena_at) = (ring_bytes(ring) as u64, arena(ring_bytes(ring)));
+        if memory.len() < arena_at || staging.life == 0 || staging.boot == 0 {
             return Err(Error::new(
                 ErrorKind::BadRequest,
-                format!("{} bytes are no staging memory for the log, which needs {ring_bytes}", memory.len()),
+                format!("{} bytes are no staging memory for the log, which needs {arena_at}", memory.len()),
                 "let the daemon make it",
             ));
         }
@@ -110,16 +128,20 @@ impl Staging {
                 break;
             }
         }
-        let (tail, head) = Default::default();
-        Ok(Some(Staging { memory, ring_bytes, tail, head, ends: RefCell::default() }))
+        let (tail, head, ends, held) = Default::default();
+        let arena = arena_in(&staging.memory, arena_at)?;
+        Ok(Staging { memory, arena, ring_bytes, tail, head, ends, held })
     }
     /// Stage a record of segment `seq` with its data. There is always room for what the log has granted.
     pub fn push(&self, seq: SegmentSeq, record: &[u8], data: &[Rc<AlignedBuf>]) {
         if is_stopped() {
             return;
         }
-        let blocks = data.iter().map(|b| b.len()).sum::<usize>() / BLOCK_SIZE;
-        let bytes = entry_bytes(record.len(), blocks) as u64;
+        let places: SmallVec<[Option<usize>; 1]> = data.iter().map(|b| self.arena.offset_of(b)).collect();
+        let pieces = || data.iter().zip(&places);
+        let here = || pieces().filter(|(_, place)| place.is_none()).map(|(buf, _)| buf);
+        let blocks = here().map(|b| b.len()).sum::<usize>() / BLOCK_SIZE;
+        let bytes = entry_bytes(record.len(), data.len(), blocks) as u64;
         let mut start = self.head.get();
         let left = self.ring_bytes - start % self.ring_bytes;
         if left < bytes {
@@ -136,16 +158,25 @@ impl Staging {
             }
         }
         let mut at = self.offset(start);
-        for word in [seq.0, record.len() as u64, blocks as u64] {
+        let arena_at = arena(self.ring_bytes as usize);
+        let piece = |(buf, place): (&Rc<AlignedBuf>, &Option<usize>)| {
+            let block = place.map_or(u64::from(HERE), |at| ((at - arena_at) / BLOCK_SIZE) as u64);
+            ((buf.len() / BLOCK_SIZE) as u64) << 32 | block
+        };
+        let sum = u64::from(crc32c(record)) << 32 | data.len() as u64;
+        let words = [seq.0, record.len() as u64, sum].into_iter().chain(pieces().map(piece));
+        for word in words {
             self.memory.word(at).store(word, Ordering::Relaxed);
             at += 8;
         }
         self.memory.copy_in(at, record);
         at += record.len().next_multiple_of(8);
-        for buf in data {
+        for buf in here() {
             self.memory.copy_in(at, buf);
             at += buf.len();
         }
+        let named = pieces().filter(|(_, place)| place.is_some());
+        self.held.borrow_mut().extend(named.map(|(buf, _)| (seq, Rc::clone(buf))));
         crash_point(Point::StagedNotYet);
         if is_stopped() {
             return;
@@ -170,12 +201,30 @@ impl Staging {
             ends.pop_front();
         }
         self.memory.word(TAIL).store(self.tail.get(), Ordering::Release);
-        // What is pushed from here on may lie where the tail was.
+        // What is pushed from here on may lie where the tail was, and in blocks that were named there.
         compiler_fence(Ordering::SeqCst);
+        let mut held = self.held.borrow_mut();
+        while held.front().is_some_and(|(s, _)| *s <= seq) {
+            held.pop_front();
+        }
+    }
+    pub fn arena(&self) -> Arena {
+        self.arena.clone()
     }
     fn offset(&self, position: u64) -> usize {
         RING + (position % self.ring_bytes) as usize
     }
+}
+
+/// All of `memory` from `at` on is for data.
+pub(super) fn arena_in(memory: &OwnMemory, at: usize) -> Result<Arena> {
+    memory.arena(at).ok_or_else(|| {
+        Error::new(
+            ErrorKind::Busy,
+            "the staging memory is still used by an earlier life of the log",
+            "restart the daemon",
+        )
+    })
 }
 
 /// What must match before the words of a ring mean anything.
@@ -186,7 +235,7 @@ struct Identity {
 }
 
 impl Identity {
-    fn of(memory: &GuestSlice) -> Option<Identity> {
+    fn of(memory: &OwnMemory) -> Option<Identity> {
         if memory.len() < RING || word(memory, 0) != MAGIC {
             return None;
         }
@@ -198,7 +247,7 @@ impl Identity {
     }
 }
 
-fn word(memory: &GuestSlice, at: usize) -> u64 {
+fn word(memory: &OwnMemory, at: usize) -> u64 {
     memory.word(at).load(Ordering::Acquire)
 }
 
@@ -211,10 +260,10 @@ pub(super) fn left_by(
     log: Uuid,
     head: StagedIn,
 ) -> Result<std::result::Result<Vec<Entry>, String>> {
-    let memory = match &staging.memory {
-        Ok(memory) => memory,
-        Err(why) => return Ok(Err(why.clone())),
-    };
+    if let Err(why) = &staging.outlives {
+        return Ok(Err(why.clone()));
+    }
+    let memory = &staging.memory;
     let Some(identity) = Identity::of(memory).filter(|i| i.log == log && i.boot == staging.boot) else {
         return Ok(Err("it is empty, or of another log".to_owned()));
     };
@@ -228,8 +277,11 @@ pub(super) fn left_by(
     }
 }
 
-fn entries(memory: &GuestSlice, ring_bytes: u64) -> Result<Vec<Entry>> {
-    let bad = |at: u64, detail: &str| Error::corrupt("staging memory", format!("position {at}"), detail);
+fn bad(at: u64, detail: &str) -> Error {
+    Error::corrupt("staging memory", format!("position {at}"), detail)
+}
+
+fn entries(memory: &OwnMemory, ring_bytes: u64) -> Result<Vec<Entry>> {
     let (mut at, head) = (word(memory, TAIL), word(memory, HEAD));
     let sound = at.is_multiple_of(8) && head.is_multiple_of(8) && at <= head && head - at <= ring_bytes;
     if !sound || head > u64::MAX / 2 {
@@ -238,29 +290,14 @@ fn entries(memory: &GuestSlice, ring_bytes: u64) -> Result<Vec<Entry>> {
     let mut out: Vec<Entry> = Vec::new();
     while at < head {
         let left = (ring_bytes - at % ring_bytes).min(head - at);
-        let offset = RING + (at % ring_bytes) as usize;
-        let field = |n: usize| word(memory, offset + 8 * n);
-        if field(0) == SKIP {
+        if word(memory, RING + (at % ring_bytes) as usize) == SKIP {
             at += ring_bytes - at % ring_bytes;
             continue;
         }
-        if left < ENTRY_BYTES as u64 {
-            return Err(bad(at, "an entry is cut off"));
+        let (entry, bytes) = entry(memory, ring_bytes, at, left)?;
+        if out.last().is_some_and(|last| last.seq > entry.seq) {
+            return Err(bad(at, "an entry is out of order"));
         }
-        let (seq, record, blocks) = (SegmentSeq(field(0)), field(1), field(2));
-        if record > left || blocks > left / BLOCK_SIZE as u64 {
-            return Err(bad(at, "an entry is longer than what is staged"));
-        }
-        let (record, blocks) = (record as usize, blocks as usize);
-        let bytes = entry_bytes(record, blocks) as u64;
-        if bytes > left || seq.0 == 0 || out.last().is_some_and(|last| last.seq > seq) {
-            return Err(bad(at, "an entry is longer than what is staged, or out of order"));
-        }
-        let mut entry = Entry { seq, record: vec![0; record], data: AlignedBuf::zeroed(blocks * BLOCK_SIZE) };
-        let from = offset + ENTRY_BYTES;
-        memory.sub(from..from + record).copy_to(&mut entry.record);
-        let from = from + record.next_multiple_of(8);
-        memory.sub(from..from + entry.data.len()).copy_to(&mut entry.data);
         out.push(entry);
         at += bytes;
     }
@@ -268,4 +305,59 @@ fn entries(memory: &GuestSlice, ring_bytes: u64) -> Result<Vec<Entry>> {
         true => Ok(out),
         false => Err(bad(at, "the last entry ends behind what is staged")),
     }
+}
+
+/// The entry at position `at`, of `left` bytes at most, and its length in bytes.
+fn entry(memory: &OwnMemory, ring_bytes: u64, at: u64, left: u64) -> Result<(Entry, u64)> {
+    let offset = RING + (at % ring_bytes) as usize;
+    let too_long = || bad(at, "an entry is longer than what is staged");
+    if left < ENTRY_BYTES as u64 {
+        return Err(too_long());
+    }
+    let field = |n: usize| word(memory, offset + 8 * n);
+    let (seq, record, pieces, crc) = (SegmentSeq(field(0)), field(1), field(2) as u32, field(2) >> 32);
+    if record > left || u64::from(pieces) > left / 8 || entry_bytes(record as usize, pieces as usize, 0) as u64 > left {
+        return Err(too_long());
+    }
+    let (record, pieces) = (record as usize, pieces as usize);
+    let piece = |n: usize| {
+        let word = field(3 + n);
+        ((word >> 32) as usize, word as u32)
+    };
+    let arena_at = arena(ring_bytes as usize);
+    let blocks_max = memory.len().saturating_sub(arena_at) / BLOCK_SIZE;
+    let (mut all, mut here) = (0, 0);
+    for (blocks, block) in (0..pieces).map(piece) {
+        all += blocks;
+        if block == HERE {
+            here += blocks;
+        } else if block as usize + blocks > blocks_max {
+            return Err(bad(at, "an entry names data beyond the memory"));
+        }
+        if all > SEGMENT_DATA_BLOCKS_MAX {
+            return Err(bad(at, "an entry has more data than a segment"));
+        }
+    }
+    let bytes = entry_bytes(record, pieces, here);
+    if seq.0 == 0 || bytes as u64 > left {
+        return Err(too_long());
+    }
+    let mut from = offset + ENTRY_BYTES + 8 * pieces;
+    let mut entry = Entry { seq, record: vec![0; record], data: Vec::new() };
+    memory.copy_out(from, &mut entry.record);
+    if u64::from(crc32c(&entry.record)) != crc {
+        return Err(bad(at, "a record does not match its checksum"));
+    }
+    from += record.next_multiple_of(8);
+    for (blocks, block) in (0..pieces).map(piece) {
+        let mut data = AlignedBuf::zeroed(blocks * BLOCK_SIZE);
+        if block == HERE {
+            memory.copy_out(from, &mut data);
+            from += data.len();
+        } else {
+            memory.copy_out(arena_at + block as usize * BLOCK_SIZE, &mut data);
+        }
+        entry.data.push(data);
+    }
+    Ok((entry, bytes as u64))
 }

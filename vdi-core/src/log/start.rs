@@ -7,10 +7,11 @@ use std::rc::Rc;
 use super::head::{write_first, write_second};
 use super::scan::{End, Scan, ScannedSegment};
 use super::segment::Segment;
-use super::staging::{Staging, StagingMemory};
+use super::staging::{Staging, StagingMemory, arena_in};
 use super::state::State;
 use super::watch::Watch;
 use super::{Counts, Inner, Log};
+use crate::buffer::Arena;
 use crate::error::Result;
 use crate::executor::{Executor, TaskLock};
 use crate::format::log_head::{LogHead, StagedIn};
@@ -34,13 +35,21 @@ impl Scan {
         self.device.flush().await?;
         let end = self.end();
         let mut head = self.next_head(&end);
-        let staged = Staging::begin(staging, head.log, self.found.head.staged_in.life, &self.ring)?;
+        let before = self.found.head.staged_in.life;
+        let (staged, arena) = match &staging.outlives {
+            Ok(()) => {
+                let staged = Staging::begin(staging, head.log, before, &self.ring)?;
+                let arena = staged.arena();
+                (Some(staged), arena)
+            }
+            Err(_) => (None, arena_in(&staging.memory, 0)?),
+        };
         let new = StagedIn { boot: staging.boot, life: staging.life };
         head.staged_in = if staged.is_some() { new } else { StagedIn::default() };
         write_first(&self.device, &head, self.found.order).await?;
         write_second(&self.device, &head, self.found.order).await?;
         crash_point(Point::IncarnationOpened);
-        Ok(self.into_log(executor, &end, head, staged))
+        Ok(self.into_log(executor, &end, head, staged, arena))
     }
     fn next_head(&self, end: &End) -> LogHead {
         let old = &self.found.head;
@@ -69,7 +78,14 @@ impl Scan {
         }
         head
     }
-    fn into_log(self, executor: &Executor, end: &End, head: LogHead, staging: Option<Staging>) -> Log {
+    fn into_log(
+        self,
+        executor: &Executor,
+        end: &End,
+        head: LogHead,
+        staging: Option<Staging>,
+        arena: Arena,
+    ) -> Log {
         let before_first = SegmentSeq(head.first_seq.0 - 1);
         let empty = head.tail_seq == head.first_seq;
         let state = State {
@@ -104,6 +120,7 @@ impl Scan {
             head: RefCell::new(head),
             head_lock: TaskLock::default(),
             staging,
+            arena,
             left_staging: Cell::new(false),
             unstaged: Cell::new(false),
             retired: Cell::new(false),

@@ -2,9 +2,12 @@
 //! directory.
 
 use super::options::Options;
-use crate::buffer::{GuestSlice, HostMemory};
+use crate::buffer::OwnMemory;
 use crate::device::simulated::Random;
 use crate::log::StagingMemory;
+
+/// Data in memory at most; worlds are small.
+const WORLD_BYTES: usize = 8 << 20;
 
 /// The staging memory of each shard.
 pub struct Memories {
@@ -16,19 +19,16 @@ struct Memory {
     /// What the next start finds.
     here: StagingMemory,
     /// What is elsewhere.
-    elsewhere: Option<Result<GuestSlice, String>>,
+    elsewhere: Option<StagingMemory>,
     /// That is what the last daemon used.
     astray: bool,
 }
 
 impl Memories {
     pub fn new(options: &Options) -> Memories {
-        let bytes = StagingMemory::bytes_for(options.log_bytes).expect("a world's log is one");
-        let memory = || match options.staged {
-            true => Ok(HostMemory::slice(bytes)),
-            false => Err("this world has none".to_owned()),
-        };
-        let here = || StagingMemory { boot: 1, life: 1, memory: memory() };
+        let (log_bytes, staging_bytes) = (options.log_bytes, options.engine.staging_bytes.min(WORLD_BYTES));
+        let bytes = StagingMemory::bytes_for(log_bytes, staging_bytes).expect("a world's log is one");
+        let here = || found(bytes, options.staged);
         let shard = |_| Memory { here: here(), elsewhere: None, astray: false };
         Memories { shards: (0..options.shards_max).map(shard).collect(), bytes }
     }
@@ -45,9 +45,9 @@ impl Memories {
         for m in &mut self.shards {
             m.here.boot += 1;
             m.astray = false;
-            for memory in [&Some(m.here.memory.clone()), &m.elsewhere].into_iter().flatten().flatten() {
+            for staging in std::iter::once(&mut m.here).chain(&mut m.elsewhere) {
                 if random.coin() {
-                    memory.fill_zero();
+                    staging.memory = OwnMemory::zeroed(self.bytes);
                 }
             }
         }
@@ -56,12 +56,8 @@ impl Memories {
     pub fn mislay(&mut self, random: &mut Random) {
         let shard = random.below(self.shards.len() as u64) as usize;
         let m = &mut self.shards[shard];
-        let other = m.elsewhere.take().unwrap_or_else(|| match random.coin() {
-            true => Ok(HostMemory::slice(self.bytes)),
-            false => Err("this start does not know where it is".to_owned()),
-        });
-        m.elsewhere = Some(std::mem::replace(&mut m.here.memory, other));
-        m.astray = !m.astray;
+        m.elsewhere.get_or_insert_with(|| found(self.bytes, random.coin()));
+        m.exchange();
     }
     /// Whether a start may miss what was staged.
     #[must_use]
@@ -71,13 +67,25 @@ impl Memories {
     /// The next start finds what the last daemon used.
     pub fn find(&mut self) {
         for m in self.shards.iter_mut().filter(|m| m.astray) {
-            let right = m.elsewhere.take().expect("what is astray is elsewhere");
-            m.elsewhere = Some(std::mem::replace(&mut m.here.memory, right));
-            m.astray = false;
+            m.exchange();
         }
     }
     /// A daemon runs with what it has found.
     pub fn are_used(&mut self) {
         self.shards.iter_mut().for_each(|m| m.astray = false);
     }
+}
+
+impl Memory {
+    fn exchange(&mut self) {
+        let other = self.elsewhere.as_mut().expect("what is astray is elsewhere");
+        (other.boot, other.life) = (self.here.boot, self.here.life);
+        std::mem::swap(&mut self.here, other);
+        self.astray = !self.astray;
+    }
+}
+
+fn found(bytes: usize, outlives: bool) -> StagingMemory {
+    let outlives = if outlives { Ok(()) } else { Err("this start does not know where it is".to_owned()) };
+    StagingMemory { memory: OwnMemory::zeroed(bytes), outlives, boot: 1, life: 1 }
 }

@@ -115,7 +115,7 @@ impl Vdi {
         let count = blocks.end - blocks.start;
         let skip = (start - blocks.start * BLOCK_BYTES) as usize;
         let partial = count * BLOCK_BYTES != bufs.len() as u64;
-        let mut data = AlignedBuf::zeroed((count * BLOCK_BYTES) as usize);
+        let mut data = self.0.shared.log.buffer((count * BLOCK_BYTES) as usize);
         let guard = match partial {
             false => None,
             true => {

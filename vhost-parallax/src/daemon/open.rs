@@ -76,7 +76,8 @@ pub(super) fn open_home(
     let log = logs.open(&mut devices, 0)?;
     let options = engine_options(config);
     let staging = |shard, log: &DeviceHandle| {
-        staging::open(&logs.staging_path(&config.run_dir, shard), log.info().len_bytes)
+        let path = logs.staging_path(&config.run_dir, shard);
+        staging::open(&path, log.info().len_bytes, options.staging_bytes)
     };
     let (env, peers) = (env(executor, clock, staging(0, &log)?)?, place.engines.clone());
     let (e, s) = (env.clone(), store.clone());

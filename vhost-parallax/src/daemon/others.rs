@@ -89,7 +89,7 @@ fn open(start: Start) -> Result<Shard> {
     let mut devices = Devices::new(executor.clone(), Rc::clone(&clock))?;
     let store = devices.adopt(file)?;
     let log = logs.open(&mut devices, place.number())?;
-    let staging = staging::open(&options.staging, log.info().len_bytes)?;
+    let staging = staging::open(&options.staging, log.info().len_bytes, engine_options.staging_bytes)?;
     let (env, peers) = (env(&executor, &clock, staging)?, place.engines.clone());
     let engine =
         devices.run(async move { Engine::open_shard(env, store, log, engine_options, peers).await })?;

@@ -4,13 +4,14 @@
 
 use std::fs::{DirBuilder, File, OpenOptions};
 use std::io::{Error as IoError, Read};
+use std::ops::Range;
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
 use std::path::Path;
 use std::ptr::NonNull;
 use std::sync::Arc;
 
 use rustix::fs::FallocateFlags;
-use vdi_core::buffer::GuestSlice;
+use vdi_core::buffer::{GuestSlice, OwnMemory};
 use vdi_core::log::StagingMemory;
 use vdi_core::{Error, Result};
 use vm_memory::{FileOffset, MmapRegion};
@@ -18,23 +19,34 @@ use vm_memory::{FileOffset, MmapRegion};
 const BOOT_ID: &str = "/proc/sys/kernel/random/boot_id";
 const RANDOM: &str = "/dev/urandom";
 
-/// The staging memory in the file at `path`, for a log on a device of `log_bytes`.
+/// Of the file system, what staging leaves free: one part in this many.
+const LEFT_FREE: u64 = 8;
+
+/// The staging memory in the file at `path`, for a log on a device of `log_bytes` of whose data `staging_bytes` are to stay in
+/// memory.
 ///
 /// # Errors
-/// `BadRequest` when that is too short for a log; where the kernel does not say which boot this is. That there is no memory
-/// is no error: who needs what is in it hears why.
-pub fn open(path: &Path, log_bytes: u64) -> Result<StagingMemory> {
-    let bytes = StagingMemory::bytes_for(log_bytes)?;
+/// `BadRequest` when the device is too short for a log; where the kernel does not say which boot this is, or has no memory
+/// at all. That there is none that outlives the daemon is no error: who needs what is in it hears why.
+pub fn open(path: &Path, log_bytes: u64, staging_bytes: usize) -> Result<StagingMemory> {
+    let bytes = StagingMemory::bytes_for(log_bytes, staging_bytes)?;
+    let at_once = StagingMemory::bytes_at_once(log_bytes)?;
     let shown = path.display();
-    let memory = map(path, bytes).map_err(|e| format!("{shown}: {e}"));
-    match &memory {
-        Ok(_) => tracing::debug!("writes are acknowledged when they are staged in {shown}"),
-        Err(why) => tracing::info!("writes are acknowledged when they are on the log's device: {why}"),
-    }
-    Ok(StagingMemory { boot: boot()?, life: random()?, memory })
+    let (memory, outlives) = match map(path, at_once, bytes) {
+        Ok(memory) => {
+            tracing::debug!("writes are acknowledged when they are staged in {shown}");
+            (memory, Ok(()))
+        }
+        Err(e) => {
+            tracing::info!("writes are acknowledged when they are on the log's device: {shown}: {e}");
+            let own = MmapRegion::<()>::new(bytes).map_err(IoError::other).and_then(|map| mapped(map, |_| true));
+            (own.map_err(|e| unreadable("memory for staging", &e))?, Err(format!("{shown}: {e}")))
+        }
+    };
+    Ok(StagingMemory { memory, outlives, boot: boot()?, life: random()? })
 }
 
-fn map(path: &Path, bytes: usize) -> std::io::Result<GuestSlice> {
+fn map(path: &Path, at_once: usize, bytes: usize) -> std::io::Result<OwnMemory> {
     if let Some(dir) = path.parent() {
         DirBuilder::new().mode(0o700).recursive(true).create(dir)?;
         if rustix::fs::statfs(dir)?.f_type != libc::TMPFS_MAGIC {
@@ -50,17 +62,35 @@ fn map(path: &Path, bytes: usize) -> std::io::Result<GuestSlice> {
     }
     // What an older release left may be larger.
     let bytes = bytes.max(usize::try_from(found.len()).map_err(IoError::other)?);
-    // A page that is missing when it is written would end the daemon.
-    rustix::fs::fallocate(&file, FallocateFlags::empty(), 0, bytes as u64)?;
-    mapped(file, bytes)
+    rustix::fs::ftruncate(&file, bytes as u64)?;
+    fill(&file, 0..at_once)?;
+    let map = MmapRegion::from_file(FileOffset::new(file.try_clone()?, 0), bytes).map_err(IoError::other)?;
+    mapped(map, move |range| fill(&file, range).is_ok())
 }
 
-#[expect(unsafe_code, reason = "memory that outlives the process, kept mapped by its handle")]
-fn mapped(file: File, bytes: usize) -> std::io::Result<GuestSlice> {
-    let map = MmapRegion::<()>::from_file(FileOffset::new(file, 0), bytes).map_err(IoError::other)?;
-    let ptr = NonNull::new(map.as_ptr()).ok_or(std::io::ErrorKind::AddrNotAvailable)?;
+/// A page that is missing when it is written would end the daemon.
+fn fill(file: &File, range: Range<usize>) -> std::io::Result<()> {
+    let (start, len) = (range.start as u64, range.len() as u64);
+    let room = rustix::fs::fstatfs(file)?;
+    let block = u64::try_from(room.f_bsize).unwrap_or(1);
+    // A tmpfs without a limit says that it has no blocks at all.
+    if room.f_blocks > 0 && room.f_bavail.saturating_sub(room.f_blocks / LEFT_FREE) < len / block {
+        return Err(IoError::other("the file system would have too little room left"));
+    }
+    Ok(rustix::fs::fallocate(file, FallocateFlags::empty(), start, len)?)
+}
+
+#[expect(unsafe_code, reason = "memory that is mapped for as long as its handle lives")]
+fn mapped(
+    map: MmapRegion,
+    back: impl Fn(Range<usize>) -> bool + Send + Sync + 'static,
+) -> std::io::Result<OwnMemory> {
+    let (ptr, bytes) = (NonNull::new(map.as_ptr()), map.size());
+    let ptr = ptr.ok_or(std::io::ErrorKind::AddrNotAvailable)?;
     // SAFETY: the mapping is as long and lives as long as its keep-alive, and nobody has a reference into it.
-    Ok(unsafe { GuestSlice::new(ptr, bytes, Arc::new(map)) })
+    let slice = unsafe { GuestSlice::new(ptr, bytes, Arc::new(map)) };
+    // SAFETY: of the users of this host only this one can open the file, and the store's lock keeps its other daemons away.
+    Ok(unsafe { OwnMemory::new(slice, back) })
 }
 
 fn boot() -> Result<u64> {
@@ -92,31 +122,55 @@ mod tests {
     #[test]
     fn what_is_staged_is_there_when_it_is_mapped_again() {
         let dir = tempfile::tempdir_in("/dev/shm").unwrap();
-        let open = |name: &str, bytes| open(&dir.path().join("staging").join(name), bytes).unwrap();
-        let first = open("0", LOG_BYTES);
-        first.memory.unwrap().word(4096).store(7, Ordering::Relaxed);
-        let again = open("0", 2 * LOG_BYTES);
+        let open = |name: &str, staging| {
+            let found = open(&dir.path().join("staging").join(name), LOG_BYTES, staging).unwrap();
+            assert_eq!(found.outlives, Ok(()));
+            found
+        };
+        let first = open("0", 0);
+        first.memory.word(4096).store(7, Ordering::Relaxed);
+        let again = open("0", 64 << 20);
         assert_eq!(again.boot, first.boot);
         assert_ne!(again.life, first.life);
-        let len = again.memory.as_ref().unwrap().len();
-        assert_eq!(again.memory.unwrap().word(4096).load(Ordering::Relaxed), 7);
-        assert_eq!(open("0", LOG_BYTES).memory.unwrap().len(), len);
-        assert_eq!(open("1", LOG_BYTES).memory.unwrap().word(4096).load(Ordering::Relaxed), 0);
+        let len = again.memory.len();
+        assert_eq!(again.memory.word(4096).load(Ordering::Relaxed), 7);
+        assert_eq!(open("0", 0).memory.len(), len);
+        assert_eq!(open("1", 0).memory.word(4096).load(Ordering::Relaxed), 0);
+    }
+
+    #[test]
+    fn memory_is_taken_as_it_is_needed() {
+        let dir = tempfile::tempdir_in("/dev/shm").unwrap();
+        let path = dir.path().join("0");
+        let staging = open(&path, LOG_BYTES, 256 << 20).unwrap();
+        let at_once = StagingMemory::bytes_at_once(LOG_BYTES).unwrap();
+        let taken = || path.metadata().unwrap().blocks() * 512;
+        assert_eq!(taken(), at_once as u64);
+        let arena = staging.memory.arena(at_once).unwrap();
+        let mut held = Vec::new();
+        while taken() == at_once as u64 {
+            let mut buf = arena.take(4096).unwrap();
+            buf.fill(1);
+            held.push(buf);
+        }
+        assert_eq!(held.len(), 1);
+        assert!(taken() < staging.memory.len() as u64 / 4);
     }
 
     #[test]
     fn there_is_none_where_files_are_on_a_disk_or_somebody_elses() {
         let dir = tempfile::tempdir_in(env!("CARGO_MANIFEST_DIR")).unwrap();
-        let staging = open(&dir.path().join("0"), LOG_BYTES).unwrap();
+        let staging = open(&dir.path().join("0"), LOG_BYTES, 0).unwrap();
         let on_disk = rustix::fs::statfs(dir.path()).unwrap().f_type != libc::TMPFS_MAGIC;
-        assert_eq!(staging.memory.is_err(), on_disk);
+        assert_eq!(staging.outlives.is_err(), on_disk);
+        assert!(!staging.memory.is_empty());
         assert_ne!(staging.boot, 0);
         let dir = tempfile::tempdir_in("/dev/shm").unwrap();
         std::fs::write(dir.path().join("1"), b"").unwrap();
         std::fs::hard_link(dir.path().join("1"), dir.path().join("2")).unwrap();
         std::os::unix::fs::symlink("1", dir.path().join("3")).unwrap();
         for name in ["1", "2", "3"] {
-            assert!(open(&dir.path().join(name), LOG_BYTES).unwrap().memory.is_err());
+            assert!(open(&dir.path().join(name), LOG_BYTES, 0).unwrap().outlives.is_err());
         }
     }
 }

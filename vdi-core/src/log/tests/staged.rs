@@ -3,14 +3,14 @@
 use std::sync::atomic::Ordering;
 
 use super::*;
-use crate::buffer::HostMemory;
+use crate::buffer::OwnMemory;
 use crate::device::simulated::Survival;
 use crate::error::ErrorKind;
 use crate::format::staging::{HEAD, LIFE, RING, TAIL};
 
 fn memory(boot: u64) -> StagingMemory {
-    let bytes = StagingMemory::bytes_for(RING_OFFSET_BYTES + RING_BYTES).unwrap();
-    StagingMemory { boot, life: 1, memory: Ok(HostMemory::slice(bytes)) }
+    let bytes = StagingMemory::bytes_for(RING_OFFSET_BYTES + RING_BYTES, 1 << 20).unwrap();
+    StagingMemory { memory: OwnMemory::zeroed(bytes), outlives: Ok(()), boot, life: 1 }
 }
 
 impl World {
@@ -33,7 +33,11 @@ impl World {
             for seq in first..first + count {
                 let record = if seq % 5 == 0 { discard(seq) } else { write(seq, 1 + seq % 3) };
                 let room = log2.reserve(record.encoded_bytes(), record.body.inline_blocks()).await.unwrap();
-                let appended = log2.append(room, &record, data_of(&record)).unwrap();
+                let mut data = data_of(&record);
+                if seq % 2 == 0 {
+                    data.iter_mut().for_each(|d| *d = in_place(&log2, d));
+                }
+                let appended = log2.append(room, &record, data).unwrap();
                 log2.acknowledged(appended.segment.seq()).await.unwrap();
                 told.borrow_mut().push(seq);
                 if seq % 7 == 0 {
@@ -44,6 +48,13 @@ impl World {
         while self.step(Some(log)) {}
         acknowledged.take()
     }
+}
+
+/// As a write has it: copied to where it is staged.
+fn in_place(log: &Log, data: &[u8]) -> Rc<AlignedBuf> {
+    let mut buf = log.buffer(data.len());
+    buf.copy_from_slice(data);
+    Rc::new(buf)
 }
 
 fn dies_and_comes_back(seed: u64, events: u64) {
@@ -126,7 +137,7 @@ fn a_killed_log_does_not_start_without_its_staging_memory_but_one_that_was_left_
     world.flush(&log).unwrap();
     drop(log);
     world.kill();
-    let without = StagingMemory { boot: 1, ..StagingMemory::none("it was removed") };
+    let without = StagingMemory { boot: 1, ..StagingMemory::default() };
     let other_life = StagingMemory { memory: memory(1).memory, ..staging.clone() };
     for lost in [without.clone(), memory(1), other_life] {
         assert_eq!(world.adopt(&lost, false).err().unwrap().kind(), ErrorKind::StagingMissing);
@@ -152,7 +163,7 @@ fn bytes_in_the_staging_memory_that_make_no_sense_are_refused() {
         let all = world.append_until_it_dies(&log, 1, 6);
         drop(log);
         world.kill();
-        let memory = staging.memory.clone().unwrap();
+        let memory = staging.memory.clone();
         let head = memory.word(HEAD).load(Ordering::Relaxed);
         let within = [TAIL, HEAD, LIFE, RING + random.below(head) as usize / 8 * 8];
         let word = memory.word(*random.pick(&within));

@@ -7,6 +7,8 @@
 
 #![expect(unsafe_code, reason = "memory the kernel and guests write: raw pointers with a keep-alive")]
 
+mod arena;
+
 use std::alloc::{Layout, alloc_zeroed, dealloc, handle_alloc_error};
 use std::any::Any;
 use std::ops::{Deref, DerefMut, Range};
@@ -19,29 +21,28 @@ use smallvec::SmallVec;
 
 use crate::units::BLOCK_SIZE;
 
-/// Zeroed memory aligned to 4 KiB.
+pub use arena::{Arena, CHUNK_BYTES, OwnMemory};
+
+/// Memory aligned to 4 KiB, from the heap or an [`Arena`].
 pub struct AlignedBuf {
     ptr: NonNull<u8>,
     len: usize,
+    /// Where it comes from, if not from the heap.
+    arena: Option<Rc<arena::Inner>>,
 }
-
-// SAFETY: an AlignedBuf owns its allocation alone, as Box<[u8]> does.
-unsafe impl Send for AlignedBuf {}
-// SAFETY: shared access gives only `&[u8]`.
-unsafe impl Sync for AlignedBuf {}
 
 impl AlignedBuf {
     /// `len` zero bytes.
     #[must_use]
     pub fn zeroed(len: usize) -> AlignedBuf {
         if len == 0 {
-            return AlignedBuf { ptr: NonNull::dangling(), len };
+            return AlignedBuf { ptr: NonNull::dangling(), len, arena: None };
         }
         let layout = Self::layout(len);
         // SAFETY: the layout has a non-zero size.
         let raw = unsafe { alloc_zeroed(layout) };
         match NonNull::new(raw) {
-            Some(ptr) => AlignedBuf { ptr, len },
+            Some(ptr) => AlignedBuf { ptr, len, arena: None },
             None => handle_alloc_error(layout),
         }
     }
@@ -64,16 +65,18 @@ impl AlignedBuf {
 
 impl Drop for AlignedBuf {
     fn drop(&mut self) {
-        if self.len > 0 {
+        match &self.arena {
+            Some(arena) => arena.give_back(self.ptr),
+            None if self.len == 0 => {}
             // SAFETY: allocated in `zeroed` with this very layout, freed once.
-            unsafe { dealloc(self.ptr.as_ptr(), Self::layout(self.len)) }
+            None => unsafe { dealloc(self.ptr.as_ptr(), Self::layout(self.len)) },
         }
     }
 }
 impl Deref for AlignedBuf {
     type Target = [u8];
     fn deref(&self) -> &[u8] {
-        // SAFETY: ptr is valid for len initialised bytes (dangling only when len is 0).
+        // SAFETY: ptr is valid for len initialised bytes (dangling only when len is 0) that only we have.
         unsafe { std::slice::from_raw_parts(self.ptr.as_ptr(), self.len) }
     }
 }
@@ -172,6 +175,11 @@ impl std::fmt::Debug for GuestSlice {
 
 /// Our own memory behind [`GuestSlice`] handles: bounce buffers, tests, the simulator's guests.
 pub struct HostMemory(AlignedBuf);
+
+// SAFETY: the buffer is from the heap, which any thread may free, and nothing of it is handed out but its address.
+unsafe impl Send for HostMemory {}
+// SAFETY: as above.
+unsafe impl Sync for HostMemory {}
 
 impl HostMemory {
     /// `len` zeroed bytes as one slice; they live as long as the slice and its clones.
