@@ -96,9 +96,15 @@ fuzz-corpus: ## Keep of what `make fuzz` found as few small inputs as cover the 
 .PHONY: bench
 bench: ## Measure: each question of benches/benches, rows to benches/runs (clean tree only; QUESTION=name for one)
 	@setup/rust.sh
-	@setup/apt.sh
+	@images/setup.sh
 	cargo build --release --workspace --bins
 	cargo bench -p parallax-benches $(if $(QUESTION),--bench $(QUESTION),--benches)
+
+.PHONY: bench-compare
+bench-compare: ## Is the build of one commit slower than that of another, side by side (A=commit B=commit)
+	@setup/rust.sh
+	@setup/apt.sh
+	@benches/compare.sh "$(A)" "$(B)"
 
 .PHONY: clean
 clean: ## Remove build products; keeps target/tools and the guest image

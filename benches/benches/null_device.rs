@@ -33,6 +33,7 @@ fn main() -> io::Result<()> {
                 pin,
                 late_checkpoints: false,
                 null: true,
+                bins: None,
             })?),
             Box::new(Null::start(Peer::StorageDaemon, &place.dir, SPAN_BYTES, pin)?),
             Box::new(Null::start(Peer::Stock, &place.dir, SPAN_BYTES, pin)?),

@@ -64,6 +64,7 @@ fn once(place: &Place, log_size: &str, log_bytes: u64, seed: u64) -> io::Result<
         pin: false,
         late_checkpoints: true,
         null: false,
+        bins: None,
     })?;
     let write_bytes = if log_bytes <= 4 << 30 { WRITE_BYTES } else { LARGE_WRITE_BYTES };
     let mut model = Model::new(span_bytes, write_bytes, seed);

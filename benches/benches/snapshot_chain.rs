@@ -32,6 +32,7 @@ fn main() -> io::Result<()> {
         pin: true,
         late_checkpoints: false,
         null: false,
+        bins: None,
     })?;
     let plain = parallax.create("plain")?;
     let disks = [("none", plain.as_path(), None), ("1000", parallax.socket(), Some(VDI))];

@@ -42,6 +42,7 @@ fn main() -> io::Result<()> {
         pin: false,
         late_checkpoints: false,
         null: false,
+        bins: None,
     })?;
     let mut rounds = Rounds::default();
     for round in 0..number("PARALLAX_BENCH_ROUNDS", 5) {

@@ -28,6 +28,7 @@ fn main() -> io::Result<()> {
         pin: false,
         late_checkpoints: false,
         null: false,
+        bins: None,
     })?;
     for writes in [0, 1, 16, 256] {
         let mut each = Vec::new();

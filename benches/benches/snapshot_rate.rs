@@ -29,6 +29,7 @@ fn main() -> io::Result<()> {
         pin: true,
         late_checkpoints: false,
         null: false,
+        bins: None,
     })?;
     let random = |span_bytes| Load::random(0, 32, span_bytes, duration);
     let in_order = Load { block_bytes: 128 << 10, depth: 8, order: Order::Sequential, ..random(SPAN_BYTES) };

@@ -45,6 +45,14 @@ impl Daemon {
         ticks * (1_000_000_000 / rustix::param::clock_ticks_per_second())
     }
 
+    /// Bytes it has had written to devices so far; nothing on a tmpfs.
+    #[must_use]
+    pub fn written_bytes(&self) -> u64 {
+        let Ok(io) = fs::read_to_string(format!("/proc/{}/io", self.pid())) else { return 0 };
+        let line = io.lines().find_map(|l| l.strip_prefix("write_bytes: "));
+        line.and_then(|n| n.parse().ok()).unwrap_or(0)
+    }
+
     /// SIGKILL, and wait for its end.
     pub fn kill(&mut self) {
         // Already dead is as good.

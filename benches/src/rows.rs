@@ -4,6 +4,7 @@ use std::fs;
 use std::io::{self, Write};
 use std::path::PathBuf;
 
+use crate::chart::{self, Work};
 use crate::place::{Place, root};
 use crate::process::run;
 
@@ -49,6 +50,16 @@ impl Sheet {
         let date = run(&["date", "-u", "+%F"])?.trim().to_string();
         let path = (!dry).then(|| root().join(format!("benches/runs/{date}-{}.csv", place.machine)));
         Ok(Sheet { date, commit, machine: place.machine.clone(), path })
+    }
+
+    /// Draw `works` beside the rows: `DATE-MACHINE-NAME.svg`. Nothing when rows are only printed.
+    ///
+    /// # Errors
+    /// When the file cannot be written.
+    pub fn chart(&self, name: &str, reference: &str, works: &[Work]) -> io::Result<()> {
+        let Some(rows) = &self.path else { return Ok(()) };
+        let title = format!("{name}, {} {}, {}", self.date, self.commit, self.machine);
+        chart::write(&rows.with_extension("").with_extension(format!("{name}.svg")), &title, reference, works)
     }
 
     /// Append the median of `values`, one per round, and print it.

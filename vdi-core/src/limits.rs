@@ -80,6 +80,8 @@ pub const OVERLAY_VERSIONS_MAX: usize = 1 << 20;
 pub const CHECKPOINT_WRITE_BYTES_MAX: usize = 1 << 20;
 /// Bytes that a checkpoint reads back from the log at once, and keeps until they are written.
 pub const CHECKPOINT_READ_BYTES_MAX: usize = 64 << 20;
+/// Checkpoint writes in flight at once: what a disk needs to be busy where only small runs are free.
+pub const CHECKPOINT_WRITES_MAX: usize = 32;
 /// Bytes of checkpoint writes in flight at once.
 pub const CHECKPOINT_INFLIGHT_BYTES_MAX: usize = 8 << 20;
 

@@ -4,7 +4,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use super::{Target, binary};
+use super::{Fill, Target, binary};
 use crate::process::Daemon;
 
 /// Whose loop.
@@ -48,7 +48,11 @@ impl Null {
                 ),
             ],
             Peer::Stock => {
-                vec![binary("stock-disk")?.display().to_string(), at.to_string(), size_bytes.to_string()]
+                vec![
+                    binary(None, "stock-disk")?.display().to_string(),
+                    at.to_string(),
+                    size_bytes.to_string(),
+                ]
             }
         };
         let mut daemon = Daemon::start(&words, &dir.join("null.log"), pin)?;
@@ -70,7 +74,7 @@ impl Target for Null {
     fn daemon(&self) -> &Daemon {
         &self.daemon
     }
-    fn empty(&mut self) -> io::Result<()> {
-        Ok(())
+    fn prepare(&mut self, _: Fill) -> io::Result<bool> {
+        Ok(true)
     }
 }

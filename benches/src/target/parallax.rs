@@ -7,10 +7,11 @@ use std::time::Duration;
 
 use serde_json::json;
 
-use super::{Target, binary};
+use super::{Fill, Target, binary, write_own};
 use crate::control::Control;
 use crate::place::prewrite_in_memory;
 use crate::process::{Daemon, run};
+use crate::snapshots;
 
 /// The VDI every bench uses.
 pub const VDI: &str = "bench";
@@ -32,6 +33,8 @@ pub struct Options {
     pub late_checkpoints: bool,
     /// Answer requests and do nothing else.
     pub null: bool,
+    /// The folder of the programs; None for those of this build.
+    pub bins: Option<PathBuf>,
 }
 
 /// A daemon that serves one VDI.
@@ -39,7 +42,16 @@ pub struct Parallax {
     options: Options,
     socket: PathBuf,
     daemon: Daemon,
+    /// The disk is written in full.
+    full: bool,
+    /// There is a disk to clone from.
+    gold: bool,
 }
+
+/// What clones are made of.
+const GOLD: &str = "gold";
+/// The clone that is measured.
+const CLONE: &str = "clone";
 
 impl Options {
     fn store(&self) -> PathBuf {
@@ -62,7 +74,7 @@ impl Options {
     fn launch(&self) -> io::Result<Daemon> {
         let path = |p: PathBuf| p.display().to_string();
         let mut words = vec![
-            path(binary("vhost-parallax")?),
+            path(binary(self.bins.as_deref(), "vhost-parallax")?),
             "--store".into(),
             path(self.store()),
             "--log".into(),
@@ -98,14 +110,17 @@ impl Parallax {
         // Of a bench that was interrupted.
         let _ = fs::remove_dir_all(options.run_dir());
         fs::create_dir_all(options.run_dir())?;
-        let (cli, store) = (binary("parallax")?.display().to_string(), options.store().display().to_string());
+        let (cli, store) = (
+            binary(options.bins.as_deref(), "parallax")?.display().to_string(),
+            options.store().display().to_string(),
+        );
         let size = options.store_bytes.to_string();
         prewrite_in_memory(&options.store(), options.store_bytes)?;
         let made: &[&str] = if options.store().exists() { &[] } else { &["--size", &size] };
         run(&[&[cli.as_str(), "format", &store, "--yes"], made].concat())?;
         let daemon = options.launch()?;
         let socket = options.run_dir().join("vdi").join(format!("{VDI}.sock"));
-        let mut new = Parallax { options, socket, daemon };
+        let mut new = Parallax { options, socket, daemon, full: false, gold: false };
         new.await_control()?;
         new.create(VDI)?;
         Ok(new)
@@ -120,7 +135,47 @@ impl Parallax {
         let new = json!({ "name": name, "size_bytes": self.options.vdi_bytes });
         control.ask("POST", "/vdis", Some(&new))?;
         control.ask("POST", &format!("/vdis/{name}/attach"), Some(&json!({ "num_queues": 1 })))?;
-        Ok(self.options.run_dir().join("vdi").join(format!("{name}.sock")))
+        Ok(self.socket_of(name))
+    }
+
+    /// Replace the VDI by an empty one of the same size. No front end is connected.
+    ///
+    /// # Errors
+    /// Whatever the daemon answers.
+    pub fn empty(&mut self) -> io::Result<()> {
+        self.remove(VDI)?;
+        self.control()?.ask("POST", "/collect", Some(&json!({})))?;
+        self.create(VDI)?;
+        self.full = false;
+        Ok(())
+    }
+
+    fn remove(&self, name: &str) -> io::Result<()> {
+        let mut control = self.control()?;
+        control.ask("POST", &format!("/vdis/{name}/detach"), Some(&json!({ "force": true })))?;
+        control.ask("DELETE", &format!("/vdis/{name}?recursive=true"), None)?;
+        Ok(())
+    }
+
+    /// A new clone of a full disk.
+    fn make_clone(&mut self) -> io::Result<()> {
+        let mut control = self.control()?;
+        if self.gold {
+            self.remove(CLONE)?;
+            control.ask("POST", "/collect", Some(&json!({})))?;
+        } else {
+            self.socket = self.create(GOLD)?;
+            write_own(self, self.options.vdi_bytes, Fill::InOrder, false)?;
+            self.gold = true;
+        }
+        control.ask("POST", &format!("/vdis/{GOLD}/clone"), Some(&json!({ "name": CLONE })))?;
+        control.ask("POST", &format!("/vdis/{CLONE}/attach"), Some(&json!({ "num_queues": 1 })))?;
+        self.socket = self.socket_of(CLONE);
+        Ok(())
+    }
+
+    fn socket_of(&self, name: &str) -> PathBuf {
+        self.options.run_dir().join("vdi").join(format!("{name}.sock"))
     }
 
     /// Bytes of the store that are in use, once everything in the log is checkpointed.
@@ -187,12 +242,19 @@ impl Target for Parallax {
         &self.daemon
     }
 
-    fn empty(&mut self) -> io::Result<()> {
-        let mut control = self.control()?;
-        control.ask("POST", &format!("/vdis/{VDI}/detach"), Some(&json!({ "force": true })))?;
-        control.ask("DELETE", &format!("/vdis/{VDI}?recursive=true"), None)?;
-        control.ask("POST", "/collect", Some(&json!({})))?;
-        self.create(VDI)?;
-        Ok(())
+    fn prepare(&mut self, fill: Fill) -> io::Result<bool> {
+        self.socket = self.socket_of(VDI);
+        match fill {
+            Fill::FirstWrite => self.empty()?,
+            Fill::Clone => self.make_clone()?,
+            own => {
+                write_own(self, self.options.vdi_bytes, own, self.full)?;
+                self.full = true;
+            }
+        }
+        if fill == Fill::Snapshot {
+            snapshots::take(&mut self.control()?, VDI)?;
+        }
+        Ok(true)
     }
 }

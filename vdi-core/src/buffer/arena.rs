@@ -36,7 +36,10 @@ impl OwnMemory {
     /// While this and its clones live nobody else may access the bytes, in this process or another. A range that
     /// `back` has agreed to must stay writable.
     #[must_use]
-    pub unsafe fn new(slice: GuestSlice, back: impl Fn(Range<usize>) -> bool + Send + Sync + 'static) -> OwnMemory {
+    pub unsafe fn new(
+        slice: GuestSlice,
+        back: impl Fn(Range<usize>) -> bool + Send + Sync + 'static,
+    ) -> OwnMemory {
         OwnMemory { slice, lent: Arc::new(AtomicUsize::new(usize::MAX)), back: Arc::new(back) }
     }
     /// `len` zero bytes that end with the process.
@@ -252,7 +255,8 @@ mod tests {
         let asked = Arc::clone(&full);
         let len = 2 * STEP_BYTES;
         // SAFETY: nobody else has this slice.
-        let memory = unsafe { OwnMemory::new(HostMemory::slice(len), move |_| !asked.load(Ordering::Relaxed)) };
+        let memory =
+            unsafe { OwnMemory::new(HostMemory::slice(len), move |_| !asked.load(Ordering::Relaxed)) };
         let arena = memory.arena(0).unwrap();
         let first = arena.take(1);
         full.store(true, Ordering::Relaxed);

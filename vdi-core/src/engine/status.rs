@@ -96,6 +96,8 @@ pub struct Status {
     pub cache_hits: u64,
     /// See `cache_hits`.
     pub cache_misses: u64,
+    /// Why writes are not acknowledged before they are in the log; None where they are, being staged.
+    pub not_staged: Option<String>,
     /// Log data in memory, bytes.
     pub staging_bytes: u64,
     /// Checkpoints.
@@ -149,6 +151,7 @@ impl Engine {
             log_stats: shared.log.stats(),
             cache_hits: shared.cache.hits(),
             cache_misses: shared.cache.misses(),
+            not_staged: self.0.env.staging.outlives.clone().err(),
             staging_bytes: shared.staging.bytes() as u64,
             checkpoints: self.0.stats.get(),
             vdis: shared.store.vdis().len(),

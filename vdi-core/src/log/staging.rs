@@ -175,7 +175,7 @@ impl Staging {
             self.memory.copy_in(at, buf);
             at += buf.len();
         }
-        let named = pieces().filter(|(_, place)| place.is_some());
+        let named = pieces().filter(|(_, place)| place.is_some() && !seeded_bug(Bug::StagedNotHeld));
         self.held.borrow_mut().extend(named.map(|(buf, _)| (seq, Rc::clone(buf))));
         crash_point(Point::StagedNotYet);
         if is_stopped() {
@@ -316,7 +316,10 @@ fn entry(memory: &OwnMemory, ring_bytes: u64, at: u64, left: u64) -> Result<(Ent
     }
     let field = |n: usize| word(memory, offset + 8 * n);
     let (seq, record, pieces, crc) = (SegmentSeq(field(0)), field(1), field(2) as u32, field(2) >> 32);
-    if record > left || u64::from(pieces) > left / 8 || entry_bytes(record as usize, pieces as usize, 0) as u64 > left {
+    if record > left
+        || u64::from(pieces) > left / 8
+        || entry_bytes(record as usize, pieces as usize, 0) as u64 > left
+    {
         return Err(too_long());
     }
     let (record, pieces) = (record as usize, pieces as usize);

@@ -67,6 +67,8 @@ pub enum Bug {
     StagedNotAdopted,
     /// A record counts as staged before it and its data are copied.
     StagedBeforeCopied,
+    /// The memory of staged data is used again while its entry counts.
+    StagedNotHeld,
     /// A record is no longer staged when it is on its way to the log's device.
     UnstagedWhenSent,
     /// What a life before the last one of the log staged is adopted.
@@ -133,7 +135,7 @@ pub enum Bug {
 
 impl Bug {
     /// Every bug.
-    pub const ALL: [Bug; 63] = [
+    pub const ALL: [Bug; 64] = [
         Bug::SkipFlushBeforeRecord,
         Bug::SkipFlushAfterRecord,
         Bug::SkipHostRecord,
@@ -166,6 +168,7 @@ impl Bug {
         Bug::ShrinkWaitsForNobody,
         Bug::StagedNotAdopted,
         Bug::StagedBeforeCopied,
+        Bug::StagedNotHeld,
         Bug::UnstagedWhenSent,
         Bug::StagedInAnotherLife,
         Bug::MarkMissesUnknown,
@@ -317,6 +320,9 @@ impl Bug {
             }
             Bug::StagedBeforeCopied => {
                 ("staged-before-copied", "A record counts as staged before it and its data are copied.")
+            }
+            Bug::StagedNotHeld => {
+                ("staged-not-held", "The memory of staged data is used again while its entry counts.")
             }
             Bug::UnstagedWhenSent => (
                 "unstaged-when-sent",

@@ -5,8 +5,11 @@
 //! batch with many snapshots leaves each exactly as it was.
 
 use std::collections::{BTreeSet, VecDeque};
+use std::future::{Future, poll_fn};
 use std::rc::Rc;
+use std::task::Poll;
 
+use futures_util::stream::{FuturesUnordered, StreamExt};
 use smallvec::SmallVec;
 
 use super::content::{Content, Staged};
@@ -16,9 +19,9 @@ use super::spilled::Spilled;
 use super::{Vdi, root_of};
 use crate::buffer::{AlignedBuf, IoBuf, IoBufs};
 use crate::error::{Error, Result};
-use crate::executor::{LocalFuture, join_all, yield_now};
+use crate::executor::{LocalFuture, yield_now};
 use crate::format::vdi_record::{Applied, VdiRecord};
-use crate::limits::{CHECKPOINT_INFLIGHT_BYTES_MAX, CHECKPOINT_WRITE_BYTES_MAX};
+use crate::limits::{CHECKPOINT_INFLIGHT_BYTES_MAX, CHECKPOINT_WRITE_BYTES_MAX, CHECKPOINT_WRITES_MAX};
 use crate::sabotage::{Bug, Point, crash_point, seeded_bug};
 use crate::store::{ExtentKind, Freed, Need, Run};
 use crate::tree::snapshots::{Snapshot, SnapshotLog, SnapshotRecord};
@@ -30,7 +33,9 @@ const RUN_BLOCKS_MAX: u32 = (CHECKPOINT_WRITE_BYTES_MAX / BLOCK_SIZE) as u32;
 /// less than 200 us of work each.
 const ENTRIES_PER_SLICE: usize = 1024;
 const FORGOTTEN_PER_SLICE: usize = 256;
-const WRITES_MAX: usize = CHECKPOINT_INFLIGHT_BYTES_MAX / CHECKPOINT_WRITE_BYTES_MAX;
+const INFLIGHT_BLOCKS_MAX: u32 = (CHECKPOINT_INFLIGHT_BYTES_MAX / BLOCK_SIZE) as u32;
+/// Runs given to the device before a checkpoint gives way.
+const RUNS_PER_SLICE: u32 = 16;
 
 /// What one checkpoint takes of a VDI.
 #[derive(Debug)]
@@ -221,21 +226,30 @@ impl Vdi {
     async fn write_pieces(&self, mut pieces: VecDeque<Piece>) -> Result<Vec<Change>> {
         let mut out = Vec::with_capacity(pieces.len());
         let mut left: u64 = pieces.iter().map(|p| u64::from(p.blocks)).sum();
-        let mut writes: Vec<LocalFuture<'_, Result<()>>> = Vec::new();
-        while left > 0 {
+        let mut writes = Writes::default();
+        for nth in 1.. {
+            if left == 0 || writes.failed.is_some() {
+                break;
+            }
             let want = left.min(u64::from(RUN_BLOCKS_MAX)) as u32;
-            let run = self.0.shared.store.allocate(ExtentKind::Data, want).await?;
+            let run = match self.0.shared.store.allocate(ExtentKind::Data, want).await {
+                Ok(run) => run,
+                Err(e) => {
+                    writes.failed = Some(e);
+                    break;
+                }
+            };
             self.0.attempt.borrow_mut().push(run);
             left -= u64::from(run.blocks);
             let parts = fill_run(&mut pieces, run, &mut out);
-            writes.push(Box::pin(self.write_run(run, parts)));
-            if writes.len() == WRITES_MAX {
-                join_all(std::mem::take(&mut writes)).await.into_iter().collect::<Result<()>>()?;
+            writes.make_room(run.blocks).await;
+            writes.begin(run.blocks, self.write_run(run, parts)).await;
+            if nth % RUNS_PER_SLICE == 0 {
                 // Guests first: let their requests run between slices.
                 yield_now().await;
             }
         }
-        join_all(writes).await.into_iter().collect::<Result<()>>()?;
+        writes.end().await?;
         Ok(out)
     }
     async fn write_run(&self, run: Run, parts: Vec<Piece>) -> Result<()> {
@@ -282,6 +296,52 @@ impl Vdi {
             from = self.0.overlay.borrow_mut().forget(batch, at, FORGOTTEN_PER_SLICE);
             yield_now().await;
         }
+    }
+}
+
+/// Writes in flight. Nobody may go on, not even after an error, while one of them can still land.
+#[derive(Default)]
+struct Writes<'a> {
+    flying: FuturesUnordered<LocalFuture<'a, (u32, Result<()>)>>,
+    blocks: u32,
+    failed: Option<Error>,
+}
+
+impl<'a> Writes<'a> {
+    /// Until one of so many blocks may begin.
+    async fn make_room(&mut self, blocks: u32) {
+        while !self.flying.is_empty()
+            && (self.flying.len() >= CHECKPOINT_WRITES_MAX || self.blocks + blocks > INFLIGHT_BLOCKS_MAX)
+        {
+            self.one_ended().await;
+        }
+    }
+    async fn begin(&mut self, blocks: u32, write: impl Future<Output = Result<()>> + 'a) {
+        self.blocks += blocks;
+        self.flying.push(Box::pin(async move { (blocks, write.await) }));
+        // It goes to the device when it is asked for the first time.
+        let ended = poll_fn(|cx| match self.flying.poll_next_unpin(cx) {
+            Poll::Ready(ended) => Poll::Ready(ended),
+            Poll::Pending => Poll::Ready(None),
+        });
+        let ended = ended.await;
+        self.note(ended);
+    }
+    async fn one_ended(&mut self) {
+        let ended = self.flying.next().await;
+        self.note(ended);
+    }
+    fn note(&mut self, ended: Option<(u32, Result<()>)>) {
+        if let Some((blocks, result)) = ended {
+            self.blocks -= blocks;
+            self.failed = self.failed.take().or(result.err());
+        }
+    }
+    async fn end(mut self) -> Result<()> {
+        while !self.flying.is_empty() {
+            self.one_ended().await;
+        }
+        self.failed.map_or(Ok(()), Err)
     }
 }
 

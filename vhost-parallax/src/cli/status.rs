@@ -21,7 +21,7 @@ impl ShowStatus {
     }
 }
 
-fn of_log(log: &LogStatus) -> [(&'static str, String); 4] {
+fn of_log(log: &LogStatus) -> [(&'static str, String); 5] {
     let not_trimmed = format!(
         "{}: {} not trimmed ({}), incarnation {}",
         human(log.size_bytes),
@@ -39,7 +39,16 @@ fn of_log(log: &LogStatus) -> [(&'static str, String); 4] {
         ("", not_trimmed),
         ("", written),
         ("", log.io_mode.clone()),
+        ("", acknowledged(log)),
     ]
+}
+
+fn acknowledged(log: &LogStatus) -> String {
+    match (&log.staged_in, &log.not_staged) {
+        (Some(path), _) => format!("writes acknowledged when staged in {path}"),
+        (None, Some(why)) => format!("writes acknowledged when in the log: {why}"),
+        (None, None) => "writes acknowledged when in the log".to_owned(),
+    }
 }
 
 fn text(status: &Status) -> String {

@@ -69,6 +69,8 @@ impl World {
                 checkpoints: s.checkpoints.rounds,
                 segments_written: s.log_stats.segments_written,
                 io_mode: s.log_device.1,
+                staged_in: s.not_staged.is_none().then(|| self.options.staging.display().to_string()),
+                not_staged: s.not_staged,
             },
             cache: CacheStatus {
                 used_bytes: self.engine.shared().cache.len() as u64 * BLOCK_BYTES,

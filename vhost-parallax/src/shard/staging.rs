@@ -39,7 +39,8 @@ pub fn open(path: &Path, log_bytes: u64, staging_bytes: usize) -> Result<Staging
         }
         Err(e) => {
             tracing::info!("writes are acknowledged when they are on the log's device: {shown}: {e}");
-            let own = MmapRegion::<()>::new(bytes).map_err(IoError::other).and_then(|map| mapped(map, |_| true));
+            let own =
+                MmapRegion::<()>::new(bytes).map_err(IoError::other).and_then(|map| mapped(map, |_| true));
             (own.map_err(|e| unreadable("memory for staging", &e))?, Err(format!("{shown}: {e}")))
         }
     };

@@ -76,6 +76,11 @@ pub struct LogStatus {
     pub segments_written: u64,
     /// How its device is driven.
     pub io_mode: String,
+    /// The file in memory in which a write of a write-back guest is staged when it is acknowledged; none where it is
+    /// acknowledged when it is in the log.
+    pub staged_in: Option<String>,
+    /// Why there is no such file.
+    pub not_staged: Option<String>,
 }
 
 /// The node cache.

@@ -259,6 +259,8 @@ impl Map {
             checkpoints: 17,
             segments_written: 4711,
             io_mode: "pread, buffered".into(),
+            staged_in: Some("/run/parallax/staging/6ba7b810-9dad-41d1-80b4-00c04fd430c8.0".into()),
+            not_staged: None,
         };
         let cache = CacheStatus { used_bytes: 12 << 20, size_bytes: 64 << 20, hits: 991, misses: 9 };
         Status { daemon, store, log, other_logs: Vec::new(), cache, vdis }
