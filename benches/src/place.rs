@@ -64,17 +64,14 @@ fn file_system(dir: &Path) -> io::Result<String> {
     Ok(kind.lines().last().unwrap_or("unknown").trim().to_string())
 }
 
-/// The file at `path`, of `len_bytes`, for a store in memory, its first 8 GiB written; nothing where a sparse one is
-/// as good. A virtual machine that gives free memory back to its host pays for a page of a tmpfs at its first use,
-/// some 13 us: ten times its copy. The files of the other targets are written as a whole before they are measured.
+/// The file at `path`, of `len_bytes`, for a store: its first 8 GiB written, as a LUN or a partition is there before it is used.
+/// In a sparse file each block's first write makes the file system allocate it; and on a tmpfs a virtual machine that gives free memory back
+/// to its host pays for a page at its first use, some 13 us: ten times its copy. The files of the other targets are written as a whole before
+/// they are overwritten.
 ///
 /// # Errors
-/// When there is not enough memory.
-pub fn prewrite_in_memory(path: &Path, len_bytes: u64) -> io::Result<()> {
-    let dir = path.parent().unwrap_or(Path::new("."));
-    if file_system(dir)? != "tmpfs" {
-        return Ok(());
-    }
+/// When there is not enough room.
+pub fn prewrite(path: &Path, len_bytes: u64) -> io::Result<()> {
     let (mut file, zeros) = (fs::File::create(path)?, vec![0; 1 << 20]);
     file.set_len(len_bytes)?;
     let mut left = len_bytes.min(8 << 30);
@@ -83,7 +80,9 @@ pub fn prewrite_in_memory(path: &Path, len_bytes: u64) -> io::Result<()> {
         file.write_all(&zeros[..n as usize])?;
         left -= n;
     }
-    Ok(())
+    file.sync_all()?;
+    // Cached pages of a file make direct writes to it slower, and no device has them.
+    rustix::fs::fadvise(&file, 0, None, rustix::fs::Advice::DontNeed).map_err(io::Error::from)
 }
 
 /// The part of all cores that others keep busy, over three seconds in which this process sleeps.

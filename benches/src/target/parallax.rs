@@ -9,7 +9,7 @@ use serde_json::json;
 
 use super::{Fill, Target, binary, write_own};
 use crate::control::Control;
-use crate::place::prewrite_in_memory;
+use crate::place::prewrite;
 use crate::process::{Daemon, run};
 use crate::snapshots;
 
@@ -115,7 +115,7 @@ impl Parallax {
             options.store().display().to_string(),
         );
         let size = options.store_bytes.to_string();
-        prewrite_in_memory(&options.store(), options.store_bytes)?;
+        prewrite(&options.store(), options.store_bytes)?;
         let made: &[&str] = if options.store().exists() { &[] } else { &["--size", &size] };
         run(&[&[cli.as_str(), "format", &store, "--yes"], made].concat())?;
         let daemon = options.launch()?;

@@ -29,6 +29,9 @@ const ENTRIES: usize = 256;
 const IOVECS_MAX: usize = 1024;
 /// Where a transfer is a copy, one of this size is left to a thread of the kernel: the loop has guests to serve.
 const ASIDE_BYTES: u64 = 64 << 10;
+/// A transfer of this size goes to the kernel by itself: of those that it gets together it makes one request where they touch,
+/// and a disk does several at once faster than one long one.
+const ALONE_BYTES: u64 = 64 << 10;
 /// How often one transfer is tried again when the kernel says "interrupted" or "again".
 const RETRIES_MAX: u32 = 64;
 
@@ -91,7 +94,11 @@ impl State {
         let key =
             self.running.insert(Running { op, token, iovecs: SmallVec::new(), moved_bytes: 0, retries: 0 });
         assert_eq!(capacity, self.running.capacity(), "operations in the kernel never move");
+        let alone = !self.copies && self.running[key].op.len_bytes >= ALONE_BYTES;
         self.push(key, fd);
+        if alone {
+            self.enter();
+        }
     }
     /// Tell the kernel about what is left of an operation.
     fn push(&mut self, key: usize, fd: RawFd) {
@@ -147,6 +154,11 @@ impl State {
     }
 }
 
+/// What is longer than the kernel can count goes on where it left off.
+fn length(iovec: &libc::iovec) -> u32 {
+    u32::try_from(iovec.iov_len).unwrap_or(u32::MAX & !0xffff)
+}
+
 fn is_later(e: &io::Error) -> bool {
     matches!(e.raw_os_error(), Some(libc::EINTR | libc::EAGAIN | libc::EBUSY))
 }
@@ -164,11 +176,17 @@ impl Running {
                 .build(),
             OpKind::Read => {
                 self.point_iovecs();
-                opcode::Readv::new(fd, self.iovecs.as_ptr(), self.iovecs.len() as u32).offset(at).build()
+                match self.iovecs.as_slice() {
+                    [one] => opcode::Read::new(fd, one.iov_base.cast(), length(one)).offset(at).build(),
+                    all => opcode::Readv::new(fd, all.as_ptr(), all.len() as u32).offset(at).build(),
+                }
             }
             OpKind::Write => {
                 self.point_iovecs();
-                opcode::Writev::new(fd, self.iovecs.as_ptr(), self.iovecs.len() as u32).offset(at).build()
+                match self.iovecs.as_slice() {
+                    [one] => opcode::Write::new(fd, one.iov_base.cast(), length(one)).offset(at).build(),
+                    all => opcode::Writev::new(fd, all.as_ptr(), all.len() as u32).offset(at).build(),
+                }
             }
         }
     }

@@ -11,30 +11,59 @@ use crate::format::host::{CLAIMS_MAX, Claim};
 use crate::limits::REGION_BLOCKS;
 use crate::sabotage::{Bug, Point, crash_point, seeded_bug};
 
-/// Regions claimed at once: 16 MiB of data, 2 MiB of metadata when regions are empty.
-const DATA_REGIONS: usize = 8;
+/// Regions claimed at once: 32 MiB of data, 2 MiB of metadata when regions are empty.
+const DATA_REGIONS: usize = 16;
 const METADATA_REGIONS: usize = 1;
 /// Claims of one kind held at most; both kinds fit the host record.
 const DATA_CLAIMS_MAX: usize = 34;
 const METADATA_CLAIMS_MAX: usize = 12;
 const _: () = assert!(DATA_CLAIMS_MAX + METADATA_CLAIMS_MAX <= CLAIMS_MAX);
 
+/// When blocks are claimed.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum When {
+    /// There are none left.
+    Now,
+    /// Some are left. An extent that nobody needs yet may be promised to others.
+    Ahead,
+}
+
+/// Regions claimed at once, and held at most.
+fn regions_at_once(kind: ExtentKind) -> (usize, usize) {
+    match kind {
+        ExtentKind::Data => (DATA_REGIONS, DATA_CLAIMS_MAX),
+        _ => (METADATA_REGIONS, METADATA_CLAIMS_MAX),
+    }
+}
+
 impl Store {
     /// A run of 1 to `blocks_max` blocks, claimed durably: it may be referenced at once.
     pub async fn allocate(&self, kind: ExtentKind, blocks_max: u32) -> Result<Run> {
         assert!(blocks_max > 0);
+        self.claim_ahead(kind).await;
         loop {
             if let Some(run) = self.take_claimed(kind, blocks_max) {
                 return Ok(run);
             }
             let _turn = self.0.claiming.lock().await;
-            if !self.has_claimed(kind) {
-                self.claim_more(kind).await?;
+            if self.claimed(kind) == 0 {
+                self.claim_more(kind, When::Now).await?;
             }
         }
     }
-    fn has_claimed(&self, kind: ExtentKind) -> bool {
-        self.0.claims.borrow().iter().any(|c| c.usable && c.claim.kind == kind)
+    /// Claims of this kind that blocks can be had from.
+    fn claimed(&self, kind: ExtentKind) -> usize {
+        self.0.claims.borrow().iter().filter(|c| c.usable && c.claim.kind == kind).count()
+    }
+    /// While half is left: one waits for the two flushes, and others have blocks meanwhile.
+    async fn claim_ahead(&self, kind: ExtentKind) {
+        let low = regions_at_once(kind).0.div_ceil(2);
+        if (1..=low).contains(&self.claimed(kind))
+            && let Some(_turn) = self.0.claiming.try_lock()
+        {
+            // Whoever finds nothing left hears why.
+            let _ = self.claim_more(kind, When::Ahead).await;
+        }
     }
     fn take_claimed(&self, kind: ExtentKind, blocks_max: u32) -> Option<Run> {
         let mut claims = self.0.claims.borrow_mut();
@@ -53,12 +82,9 @@ impl Store {
         self.0.space.borrow_mut().take_free(kind, u64::from(run.blocks));
         Some(run)
     }
-    async fn claim_more(&self, kind: ExtentKind) -> Result<()> {
+    async fn claim_more(&self, kind: ExtentKind, when: When) -> Result<()> {
         let g = self.geometry();
-        let (regions, most) = match kind {
-            ExtentKind::Data => (DATA_REGIONS, DATA_CLAIMS_MAX),
-            _ => (METADATA_REGIONS, METADATA_CLAIMS_MAX),
-        };
+        let (regions, most) = regions_at_once(kind);
         // Those of an attempt that failed come first: nobody else can claim their regions.
         let unusable = |c: &&ActiveClaim| !c.usable && c.claim.kind == kind;
         let left: Vec<Claim> = self.0.claims.borrow().iter().filter(unusable).map(|c| c.claim).collect();
@@ -66,7 +92,7 @@ impl Store {
         let mut new = if again { left } else { Vec::new() };
         while !again && new.len() < regions {
             match self.would_rather_have_an_extent(kind) {
-                true if new.is_empty() => self.take_extent(kind).await?,
+                true if new.is_empty() && when == When::Now => self.take_extent(kind).await?,
                 true => break,
                 false => {}
             }
@@ -77,7 +103,7 @@ impl Store {
             let next = self.0.bitmaps.borrow_mut().claim_emptiest(g, kind);
             match next {
                 Some((start, mask)) => new.push(Claim { start, used_through: 0, kind, mask }),
-                None if new.is_empty() => {
+                None if new.is_empty() && when == When::Now => {
                     // Promises count on every free block: each must be in reach of somebody who needs it.
                     let free = self.0.space.borrow().free(kind);
                     assert_eq!(free, 0, "free blocks of {kind:?} that no claim can have");
@@ -85,6 +111,9 @@ impl Store {
                 }
                 None => break,
             }
+        }
+        if new.is_empty() && when == When::Ahead {
+            return Ok(());
         }
         if !again {
             let unusable = new.iter().map(|c| ActiveClaim { claim: *c, usable: false });

@@ -30,7 +30,20 @@ impl Freed {
     }
     /// Add every block of `run`.
     pub fn insert_run(&mut self, run: Run) {
-        (0..u64::from(run.blocks)).for_each(|i| self.insert(run.start.plus(i)));
+        let region = u64::from(REGION_BLOCKS);
+        let (mut at, end) = (run.start.0, run.start.0 + u64::from(run.blocks));
+        while at < end {
+            let start = at / region * region;
+            let stop = end.min(start + region);
+            let mut bits = RegionBits::default();
+            for (first, word) in (start..).step_by(64).zip(&mut bits) {
+                let (from, to) = (at.clamp(first, first + 64) - first, stop.clamp(first, first + 64) - first);
+                let below = |n: u64| if n == 64 { u64::MAX } else { (1 << n) - 1 };
+                *word = below(to) & !below(from);
+            }
+            self.insert_region(BlockAddr(start), &bits);
+            at = stop;
+        }
     }
     /// Add the blocks of `bits` in the region at `start`.
     pub(super) fn insert_region(&mut self, start: BlockAddr, bits: &RegionBits) {
@@ -60,6 +73,20 @@ impl Freed {
     #[must_use]
     pub fn twice(&self) -> Option<BlockAddr> {
         self.twice
+    }
+    /// Remove all of `other`, whether they are there or not.
+    pub(super) fn remove(&mut self, other: &Freed) {
+        for (start, bits) in other.regions() {
+            let number = start.0 / u64::from(REGION_BLOCKS);
+            let Some(mine) = self.regions.get_mut(&number) else { continue };
+            for (mine, gone) in mine.iter_mut().zip(bits) {
+                self.len -= u64::from((*mine & gone).count_ones());
+                *mine &= !gone;
+            }
+            if mine.iter().all(|word| *word == 0) {
+                self.regions.remove(&number);
+            }
+        }
     }
     /// Take out the blocks that `which` picks of a region's.
     pub(super) fn take_out(&mut self, which: impl Fn(BlockAddr, &RegionBits) -> RegionBits) -> Freed {
@@ -133,6 +160,20 @@ mod tests {
         let runs: Vec<(u64, u32)> = freed.runs().map(|r| (r.start.0, r.blocks)).collect();
         assert_eq!(runs, [(5, 3), (511, 1), (512, 2), (600, 1)]);
         assert_eq!(freed.len(), 7);
+    }
+
+    #[test]
+    fn a_run_is_each_of_its_blocks() {
+        for (start, blocks) in [(0, 1), (0, 64), (63, 2), (5, 512), (511, 1), (510, 1030), (512, 512), (1, 63)] {
+            let mut one_by_one = Freed::default();
+            (start..start + u64::from(blocks)).for_each(|block| one_by_one.insert(BlockAddr(block)));
+            let mut at_once: Freed = std::iter::once(Run { start: BlockAddr(start), blocks }).collect();
+            assert_eq!(at_once, one_by_one, "{start}, {blocks}");
+            assert_eq!(at_once.len(), u64::from(blocks));
+            let half = Run { start: BlockAddr(start + 1), blocks: blocks + 600 };
+            at_once.remove(&std::iter::once(half).collect());
+            assert_eq!(at_once, std::iter::once(BlockAddr(start)).collect());
+        }
     }
 
     #[test]

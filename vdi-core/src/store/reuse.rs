@@ -73,7 +73,7 @@ impl Quarantine {
                 break;
             }
             if let Some(b) = self.batches.pop_front() {
-                self.all.take_out(|start, _| b.freed.of_region(start));
+                self.all.remove(&b.freed);
                 released.push(b.freed);
             }
         }
