@@ -6,7 +6,7 @@ use std::ops::Range;
 use std::ptr::NonNull;
 use std::rc::Rc;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use super::{AlignedBuf, GuestSlice, HostMemory};
 use crate::units::BLOCK_SIZE;
@@ -60,9 +60,15 @@ impl OwnMemory {
     }
     /// The aligned word at byte `at`. Panics when it is out of range or an arena's.
     #[must_use]
-    pub fn word(&self, at: usize) -> &AtomicU64 {
+    pub fn load(&self, at: usize) -> u64 {
         self.check(at..at + 8);
-        self.slice.word(at)
+        self.slice.word(at).load(Ordering::Acquire)
+    }
+    /// Set the aligned word at byte `at`, after everything that was stored before. Panics when it is out of range or an
+    /// arena's.
+    pub fn store(&self, at: usize, value: u64) {
+        self.check(at..at + 8);
+        self.slice.word(at).store(value, Ordering::Release);
     }
     /// Overwrite the bytes from `at` on. Panics when they are out of range or an arena's.
     pub fn copy_in(&self, at: usize, src: &[u8]) {
@@ -72,7 +78,7 @@ impl OwnMemory {
     /// Copy the bytes from `at` on to `dst`. Panics when they are out of range or an arena's.
     pub fn copy_out(&self, at: usize, dst: &mut [u8]) {
         self.check(at..at + dst.len());
-        self.slice.sub(at..at + dst.len()).copy_to(dst);
+        self.slice.copy_out(at, dst);
     }
     fn check(&self, range: Range<usize>) {
         assert!(range.end <= self.lent.load(Ordering::Relaxed), "{range:?} is the arena's");
@@ -241,7 +247,7 @@ mod tests {
         let buf = arena.take(1).unwrap();
         assert_eq!(arena.offset_of(&buf), Some(CHUNK_BYTES));
         assert_eq!(arena.offset_of(&AlignedBuf::block()), None);
-        memory.word(CHUNK_BYTES - 8).store(1, Ordering::Relaxed);
+        memory.store(CHUNK_BYTES - 8, 1);
         drop(arena);
         assert!(memory.arena(CHUNK_BYTES).is_none());
         drop(buf);

@@ -136,8 +136,13 @@ impl GuestSlice {
     /// Copy the whole slice to `dst` (same length).
     pub fn copy_to(&self, dst: &mut [u8]) {
         assert_eq!(dst.len(), self.len);
-        // SAFETY: source is mapped while `keep` lives; dst is ours and disjoint (no reference to guest memory exists).
-        unsafe { std::ptr::copy_nonoverlapping(self.ptr.as_ptr(), dst.as_mut_ptr(), self.len) }
+        self.copy_out(0, dst);
+    }
+    /// Copy the bytes from `at` on to `dst`. Panics when out of range.
+    pub fn copy_out(&self, at: usize, dst: &mut [u8]) {
+        assert!(at <= self.len && dst.len() <= self.len - at, "{} bytes at {at} of {}", dst.len(), self.len);
+        // SAFETY: in range, mapped while `keep` lives; dst is ours and disjoint (no reference to guest memory exists).
+        unsafe { std::ptr::copy_nonoverlapping(self.ptr.as_ptr().add(at), dst.as_mut_ptr(), dst.len()) }
     }
     /// Overwrite the bytes from `at` on with `src`. Panics when out of range.
     pub fn copy_in(&self, at: usize, src: &[u8]) {
@@ -249,6 +254,22 @@ impl GuestBufs {
             }
         }
         out
+    }
+    /// Copy the bytes from `at` on to `dst`. Panics when out of range.
+    pub fn copy_out(&self, mut at: usize, mut dst: &mut [u8]) {
+        assert!(at <= self.len && dst.len() <= self.len - at, "{} bytes at {at} of {}", dst.len(), self.len);
+        for s in &self.slices {
+            if at >= s.len() {
+                at -= s.len();
+                continue;
+            }
+            let (now, rest) = dst.split_at_mut(dst.len().min(s.len() - at));
+            s.copy_out(at, now);
+            (at, dst) = (0, rest);
+            if dst.is_empty() {
+                break;
+            }
+        }
     }
     /// Copy everything to `dst` (same length).
     pub fn copy_to(&self, dst: &mut [u8]) {
@@ -379,6 +400,9 @@ mod tests {
         let mut out = [0; 4];
         b.range(2..6).copy_to(&mut out);
         assert_eq!(out, [3, 4, 5, 6]);
+        let mut part = [0; 6];
+        b.copy_out(1, &mut part);
+        assert_eq!(part, [2, 3, 4, 5, 6, 7]);
         b.range(2..6).copy_from(&[30, 40, 50, 60]);
         let mut all = [0; 9];
         b.copy_to(&mut all);

@@ -1,10 +1,10 @@
 //! Adopt: what a killed daemon had staged, and perhaps acknowledged, and not yet brought to the device goes there now,
 //! behind the last segment that is there whole. After a loss of power there is nothing to adopt.
 
-use super::staging::{Entry, StagingMemory, left_by};
+use super::staging::{Entry, StagingMemory, left_by, missing};
 use super::{Log, Scan};
 use crate::buffer::{AlignedBuf, IoBuf, IoBufs};
-use crate::error::{Error, ErrorKind, Result};
+use crate::error::{Error, Result};
 use crate::format::log_head::StagedIn;
 use crate::format::record::Record;
 use crate::format::segment::{SegmentHeader, encode, head_area_bytes};
@@ -42,27 +42,27 @@ impl Scan {
         if writes.is_empty() {
             return Ok(self);
         }
+        let last = SegmentSeq(self.next().0 + writes.len() as u64 - 1);
         for (offset_bytes, bufs) in writes {
             self.device.write_bufs(offset_bytes, bufs).await?;
             crash_point(Point::Adopted);
         }
-        Log::scan(&self.device, head.log, head.store).await
+        let scan = Log::scan(&self.device, head.log, head.store).await?;
+        match scan.end().seq == last {
+            true => Ok(scan),
+            false => Err(bad(last, "it was written to the log's device and is not there")),
+        }
+    }
+    /// The segment behind the last one that is on the device.
+    fn next(&self) -> SegmentSeq {
+        SegmentSeq((self.end().seq.0 + 1).max(self.found.head.first_seq.0))
     }
     /// What is staged and not on the device, by segments.
     fn left(&self, staging: &StagingMemory) -> Result<Vec<Segment>> {
         let head = &self.found.head;
-        let entries = left_by(staging, head.log, head.staged_in)?.map_err(|why| {
-            Error::new(
-                ErrorKind::StagingMissing,
-                format!(
-                    "the last daemon of the log on {} was killed, and its staging memory is not here: {why}",
-                    self.device.info().name
-                ),
-                "start with the run directory that it had (--run-dir); --discard-log gives up what was only there: \
-                 acknowledged writes that no guest has flushed",
-            )
-        })?;
-        let next = SegmentSeq((self.end().seq.0 + 1).max(head.first_seq.0));
+        let left = left_by(staging, head.log, head.staged_in)?;
+        let entries = left.map_err(|why| missing(&self.device.info().name, &why))?;
+        let next = self.next();
         let all = by_segments(entries, self.ring.data_blocks_max)?;
         let left: Vec<Segment> = all.into_iter().skip_while(|s| s.seq < next).collect();
         if left.iter().zip(next.0..).any(|(s, seq)| s.seq.0 != seq) {

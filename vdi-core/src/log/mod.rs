@@ -67,7 +67,7 @@ pub use append::Appended;
 pub use reserve::Reservation;
 pub use scan::{Finding, Scan, ScannedSegment};
 pub use segment::Segment;
-pub use staging::StagingMemory;
+pub use staging::{StagingMemory, check_staged};
 
 use ring::Ring;
 use staging::Staging;

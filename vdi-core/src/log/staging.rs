@@ -109,12 +109,14 @@ impl Staging {
                 "let the daemon make it",
             ));
         }
+        // Before a word is changed: an earlier life that still runs would lose what it stages.
+        let arena = arena_in(&staging.memory, arena_at)?;
         let set = |at, value| {
-            memory.word(at).store(value, Ordering::Release);
+            memory.store(at, value);
             crash_point(Point::StagingBegins);
             is_stopped()
         };
-        let known = Identity::of(&memory).is_some_and(|i| (i.log, i.boot) == (log, staging.boot));
+        let known = is_of(|at| memory.load(at), memory.len(), staging.boot, log);
         // Under the new life what is there means nothing; the log's head still names the one before.
         let mut words =
             vec![(LIFE_BEFORE, before), (LIFE, staging.life), (TAIL, 0), (HEAD, 0), (RING_BYTES, ring_bytes)];
@@ -129,7 +131,6 @@ impl Staging {
             }
         }
         let (tail, head, ends, held) = Default::default();
-        let arena = arena_in(&staging.memory, arena_at)?;
         Ok(Staging { memory, arena, ring_bytes, tail, head, ends, held })
     }
     /// Stage a record of segment `seq` with its data. There is always room for what the log has granted.
@@ -145,13 +146,13 @@ impl Staging {
         let mut start = self.head.get();
         let left = self.ring_bytes - start % self.ring_bytes;
         if left < bytes {
-            self.memory.word(self.offset(start)).store(SKIP, Ordering::Relaxed);
+            self.memory.store(self.offset(start), SKIP);
             start += left;
         }
         let end = start + bytes;
         assert!(end - self.tail.get() <= self.ring_bytes, "as large as all that may be staged");
         if seeded_bug(Bug::StagedBeforeCopied) {
-            self.memory.word(HEAD).store(end, Ordering::Release);
+            self.memory.store(HEAD, end);
             crash_point(Point::StagedNotYet);
             if is_stopped() {
                 return;
@@ -166,7 +167,7 @@ impl Staging {
         let sum = u64::from(crc32c(record)) << 32 | data.len() as u64;
         let words = [seq.0, record.len() as u64, sum].into_iter().chain(pieces().map(piece));
         for word in words {
-            self.memory.word(at).store(word, Ordering::Relaxed);
+            self.memory.store(at, word);
             at += 8;
         }
         self.memory.copy_in(at, record);
@@ -181,7 +182,7 @@ impl Staging {
         if is_stopped() {
             return;
         }
-        self.memory.word(HEAD).store(end, Ordering::Release);
+        self.memory.store(HEAD, end);
         crash_point(Point::Staged);
         self.head.set(end);
         let mut ends = self.ends.borrow_mut();
@@ -200,7 +201,7 @@ impl Staging {
             self.tail.set(*end);
             ends.pop_front();
         }
-        self.memory.word(TAIL).store(self.tail.get(), Ordering::Release);
+        self.memory.store(TAIL, self.tail.get());
         // What is pushed from here on may lie where the tail was, and in blocks that were named there.
         compiler_fence(Ordering::SeqCst);
         let mut held = self.held.borrow_mut();
@@ -227,28 +228,80 @@ pub(super) fn arena_in(memory: &OwnMemory, at: usize) -> Result<Arena> {
     })
 }
 
-/// What must match before the words of a ring mean anything.
-struct Identity {
-    log: Uuid,
-    boot: u64,
-    ring_bytes: u64,
+/// Whose entries a staging memory has.
+enum Whose {
+    /// Those of the life that the log's head names.
+    That { ring_bytes: u64 },
+    /// That life came no further than its own start, or has ended in good order.
+    Nobodys,
 }
 
-impl Identity {
-    fn of(memory: &OwnMemory) -> Option<Identity> {
-        if memory.len() < RING || word(memory, 0) != MAGIC {
-            return None;
-        }
-        let ring_bytes = word(memory, RING_BYTES);
-        let fits =
-            ring_bytes > 0 && ring_bytes.is_multiple_of(8) && ring_bytes <= (memory.len() - RING) as u64;
-        let log = Uuid(u128::from(word(memory, LOG)) | u128::from(word(memory, LOG + 8)) << 64);
-        fits.then(|| Identity { log, boot: word(memory, BOOT), ring_bytes })
+/// Whether the memory that `word` reads, `len` bytes long, was made for the log in this boot.
+fn is_of(word: impl Fn(usize) -> u64, len: usize, boot: u64, log: Uuid) -> bool {
+    if len < RING || word(0) != MAGIC {
+        return false;
+    }
+    let ring_bytes = word(RING_BYTES);
+    let fits = ring_bytes > 0 && ring_bytes.is_multiple_of(8) && ring_bytes <= (len - RING) as u64;
+    let of = Uuid(u128::from(word(LOG)) | u128::from(word(LOG + 8)) << 64);
+    fits && of == log && word(BOOT) == boot
+}
+
+/// Whose entries the memory is that `word` reads, `len` bytes long, for a log whose head says `head`; an error says why they are not
+/// those that the head names.
+fn whose(
+    word: impl Fn(usize) -> u64,
+    len: usize,
+    boot: u64,
+    log: Uuid,
+    head: StagedIn,
+) -> std::result::Result<Whose, String> {
+    if !is_of(&word, len, boot, log) {
+        return Err("it is empty, or of another log".to_owned());
+    }
+    let ring_bytes = word(RING_BYTES);
+    if word(LIFE) == head.life || seeded_bug(Bug::StagedInAnotherLife) {
+        return Ok(Whose::That { ring_bytes });
+    }
+    match word(LIFE_BEFORE) == head.life {
+        true => Ok(Whose::Nobodys),
+        false => Err("it is of another life of the log".to_owned()),
     }
 }
 
-fn word(memory: &OwnMemory, at: usize) -> u64 {
-    memory.word(at).load(Ordering::Acquire)
+/// Whether what was staged for the log is there, when `header` is the start of the file of `len` bytes that it was staged in; an
+/// error says why not.
+///
+/// # Errors
+/// [`ErrorKind::StagingMissing`].
+pub fn check_staged(
+    shown: &str,
+    boot: u64,
+    log: Uuid,
+    head: StagedIn,
+    header: &[u8],
+    len: usize,
+) -> Result<()> {
+    if head == StagedIn::default() || head.boot != boot {
+        return Ok(());
+    }
+    let word = |at: usize| {
+        let bytes = header.get(at..at + 8).and_then(|b| <[u8; 8]>::try_from(b).ok());
+        bytes.map_or(0, u64::from_ne_bytes)
+    };
+    whose(word, len, boot, log, head).map(drop).map_err(|why| missing(shown, &why))
+}
+
+/// The error of a log on `shown` whose last daemon has staged what is not here.
+pub(super) fn missing(shown: &str, why: &str) -> Error {
+    Error::new(
+        ErrorKind::StagingMissing,
+        format!(
+            "the last daemon of the log on {shown} was killed, and its staging memory is not here: {why}"
+        ),
+        "start with the run directory that it had (--run-dir); --discard-log gives up what was only there: \
+         acknowledged writes that no guest has flushed",
+    )
 }
 
 /// What the life of a log that its head names left in its staging memory: an error says why that is not there. A life
@@ -264,16 +317,10 @@ pub(super) fn left_by(
         return Ok(Err(why.clone()));
     }
     let memory = &staging.memory;
-    let Some(identity) = Identity::of(memory).filter(|i| i.log == log && i.boot == staging.boot) else {
-        return Ok(Err("it is empty, or of another log".to_owned()));
-    };
-    let (life, before) = (word(memory, LIFE), word(memory, LIFE_BEFORE));
-    if life == head.life || seeded_bug(Bug::StagedInAnotherLife) {
-        return entries(memory, identity.ring_bytes).map(Ok);
-    }
-    match before == head.life {
-        true => Ok(Ok(Vec::new())),
-        false => Ok(Err("it is of another life of the log".to_owned())),
+    match whose(|at| memory.load(at), memory.len(), staging.boot, log, head) {
+        Ok(Whose::That { ring_bytes }) => entries(memory, ring_bytes).map(Ok),
+        Ok(Whose::Nobodys) => Ok(Ok(Vec::new())),
+        Err(why) => Ok(Err(why)),
     }
 }
 
@@ -282,21 +329,27 @@ fn bad(at: u64, detail: &str) -> Error {
 }
 
 fn entries(memory: &OwnMemory, ring_bytes: u64) -> Result<Vec<Entry>> {
-    let (mut at, head) = (word(memory, TAIL), word(memory, HEAD));
+    let (mut at, head) = (memory.load(TAIL), memory.load(HEAD));
     let sound = at.is_multiple_of(8) && head.is_multiple_of(8) && at <= head && head - at <= ring_bytes;
     if !sound || head > u64::MAX / 2 {
         return Err(bad(at, "its ends contradict each other"));
     }
     let mut out: Vec<Entry> = Vec::new();
+    let mut data_bytes = 0;
     while at < head {
         let left = (ring_bytes - at % ring_bytes).min(head - at);
-        if word(memory, RING + (at % ring_bytes) as usize) == SKIP {
+        if memory.load(RING + (at % ring_bytes) as usize) == SKIP {
             at += ring_bytes - at % ring_bytes;
             continue;
         }
         let (entry, bytes) = entry(memory, ring_bytes, at, left)?;
         if out.last().is_some_and(|last| last.seq > entry.seq) {
             return Err(bad(at, "an entry is out of order"));
+        }
+        data_bytes += entry.data.iter().map(|d| d.len() as u64).sum::<u64>();
+        if data_bytes > ring_bytes {
+            // The ring has room for all that may be staged, were it nowhere else.
+            return Err(bad(at, "there is more data than may be staged"));
         }
         out.push(entry);
         at += bytes;
@@ -314,7 +367,7 @@ fn entry(memory: &OwnMemory, ring_bytes: u64, at: u64, left: u64) -> Result<(Ent
     if left < ENTRY_BYTES as u64 {
         return Err(too_long());
     }
-    let field = |n: usize| word(memory, offset + 8 * n);
+    let field = |n: usize| memory.load(offset + 8 * n);
     let (seq, record, pieces, crc) = (SegmentSeq(field(0)), field(1), field(2) as u32, field(2) >> 32);
     if record > left
         || u64::from(pieces) > left / 8

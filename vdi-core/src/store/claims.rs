@@ -91,14 +91,14 @@ impl Store {
         let again = !left.is_empty() && !seeded_bug(Bug::FailedClaimLost);
         let mut new = if again { left } else { Vec::new() };
         while !again && new.len() < regions {
+            let held = self.0.claims.borrow().iter().filter(|c| c.claim.kind == kind).count();
+            if held + new.len() >= most || when == When::Ahead && self.may_want_an_extent(kind) {
+                break;
+            }
             match self.would_rather_have_an_extent(kind) {
-                true if new.is_empty() && when == When::Now => self.take_extent(kind).await?,
+                true if new.is_empty() => self.take_extent(kind).await?,
                 true => break,
                 false => {}
-            }
-            let held = self.0.claims.borrow().iter().filter(|c| c.claim.kind == kind).count();
-            if held + new.len() >= most {
-                break;
             }
             let next = self.0.bitmaps.borrow_mut().claim_emptiest(g, kind);
             match next {
@@ -130,13 +130,14 @@ impl Store {
         }
         Ok(())
     }
+    fn may_want_an_extent(&self, kind: ExtentKind) -> bool {
+        let holes = self.0.bitmaps.borrow_mut().most_free(kind) < REGION_BLOCKS / 2;
+        holes && self.0.space.borrow().has_spare_extent()
+    }
     /// While most of the store is nobody's, an extent more costs less than writes into holes.
     fn would_rather_have_an_extent(&self, kind: ExtentKind) -> bool {
-        let holes = self.0.bitmaps.borrow_mut().most_free(kind) < REGION_BLOCKS / 2;
         let catalogue = self.0.catalogue.borrow();
-        holes
-            && self.0.space.borrow().has_spare_extent()
-            && catalogue.free().count() > catalogue.entries.len() / 2
+        self.may_want_an_extent(kind) && catalogue.free().count() > catalogue.entries.len() / 2
     }
     /// Write what changed in the bitmaps; freed blocks become visible on disk, claims durable with the next flush.
     pub async fn write_dirty_bitmaps(&self) -> Result<()> {

@@ -164,7 +164,9 @@ mod tests {
 
     #[test]
     fn a_run_is_each_of_its_blocks() {
-        for (start, blocks) in [(0, 1), (0, 64), (63, 2), (5, 512), (511, 1), (510, 1030), (512, 512), (1, 63)] {
+        for (start, blocks) in
+            [(0, 1), (0, 64), (63, 2), (5, 512), (511, 1), (510, 1030), (512, 512), (1, 63)]
+        {
             let mut one_by_one = Freed::default();
             (start..start + u64::from(blocks)).for_each(|block| one_by_one.insert(BlockAddr(block)));
             let mut at_once: Freed = std::iter::once(Run { start: BlockAddr(start), blocks }).collect();

@@ -319,23 +319,23 @@ impl<'a> Writes<'a> {
     async fn begin(&mut self, blocks: u32, write: impl Future<Output = Result<()>> + 'a) {
         self.blocks += blocks;
         self.flying.push(Box::pin(async move { (blocks, write.await) }));
-        // It goes to the device when it is asked for the first time.
-        let ended = poll_fn(|cx| match self.flying.poll_next_unpin(cx) {
-            Poll::Ready(ended) => Poll::Ready(ended),
-            Poll::Pending => Poll::Ready(None),
-        });
-        let ended = ended.await;
-        self.note(ended);
+        // It goes to the device when it is asked for the first time, and those that have ended are asked before it.
+        poll_fn(|cx| {
+            while let Poll::Ready(Some(ended)) = self.flying.poll_next_unpin(cx) {
+                self.note(ended);
+            }
+            Poll::Ready(())
+        })
+        .await;
     }
     async fn one_ended(&mut self) {
-        let ended = self.flying.next().await;
-        self.note(ended);
-    }
-    fn note(&mut self, ended: Option<(u32, Result<()>)>) {
-        if let Some((blocks, result)) = ended {
-            self.blocks -= blocks;
-            self.failed = self.failed.take().or(result.err());
+        if let Some(ended) = self.flying.next().await {
+            self.note(ended);
         }
+    }
+    fn note(&mut self, (blocks, result): (u32, Result<()>)) {
+        self.blocks -= blocks;
+        self.failed = self.failed.take().or(result.err());
     }
     async fn end(mut self) -> Result<()> {
         while !self.flying.is_empty() {

@@ -4,12 +4,13 @@
 use smallvec::SmallVec;
 
 use super::content::{Content, Staged};
+use super::overlay::Piece;
 use super::{Vdi, blocks_of};
 use crate::buffer::{AlignedBuf, GuestBufs, HostMemory, IoBuf, IoBufs, crc32c};
 use crate::error::{Error, Result};
 use crate::executor::{LocalFuture, join_all};
 use crate::sabotage::{Bug, seeded_bug};
-use crate::tree::{Root, lookup};
+use crate::tree::{Mapping, Root, lookup};
 use crate::units::{BLOCK_BYTES, BLOCK_SIZE, BlockAddr, VirtualBlock};
 
 impl Vdi {
@@ -51,30 +52,36 @@ impl Vdi {
         let blocks = bufs.len() as u64 / BLOCK_BYTES;
         let _pin = self.0.shared.store.read_pin();
         let root = self.0.root.get();
-        let pieces = self.0.overlay.borrow().lookup(first..first + blocks);
+        let mut pieces = self.0.overlay.borrow().lookup(first..first + blocks);
+        if pieces.len() == 1 {
+            return self.read_piece(root, pieces.remove(0), bufs).await;
+        }
         let mut waits: Vec<LocalFuture<'_, Result<()>>> = Vec::new();
         for p in pieces {
             let from = ((p.at - first) * BLOCK_BYTES) as usize;
             let part = bufs.range(from..from + (p.blocks * BLOCK_BYTES) as usize);
-            match p.content {
-                Some(Content::Zero) if !seeded_bug(Bug::ZeroIsAHole) => part.fill_zero(),
-                Some(Content::Staged(s, skip)) => match s.memory() {
-                    Some(m) => part.copy_from(&m[skip as usize * BLOCK_SIZE..][..part.len()]),
-                    None => waits.push(Box::pin(self.read_staged(s, skip, part))),
-                },
-                Some(content @ Content::Placed(..)) => {
-                    waits.push(Box::pin(async move { self.read_placed(p.at, content, part).await }));
-                }
-                None | Some(Content::Zero) => waits.push(Box::pin(self.read_tree(root, p.at, part))),
-            }
+            waits.push(Box::pin(async move { self.read_piece(root, p, &part).await }));
         }
-        match waits.len() {
-            0 => Ok(()),
-            1 => waits.remove(0).await,
-            _ => join_all(waits).await.into_iter().collect(),
+        join_all(waits).await.into_iter().collect()
+    }
+    async fn read_piece(&self, root: Root, piece: Piece, part: &GuestBufs) -> Result<()> {
+        match piece.content {
+            Some(Content::Zero) if !seeded_bug(Bug::ZeroIsAHole) => {
+                part.fill_zero();
+                Ok(())
+            }
+            Some(Content::Staged(s, skip)) => match s.memory() {
+                Some(m) => {
+                    part.copy_from(&m[skip as usize * BLOCK_SIZE..][..part.len()]);
+                    Ok(())
+                }
+                None => self.read_staged(s, skip, part).await,
+            },
+            Some(content @ Content::Placed(..)) => self.read_placed(piece.at, content, part).await,
+            None | Some(Content::Zero) => self.read_tree(root, piece.at, part).await,
         }
     }
-    async fn read_staged(&self, staged: std::rc::Rc<Staged>, skip: u32, part: GuestBufs) -> Result<()> {
+    async fn read_staged(&self, staged: std::rc::Rc<Staged>, skip: u32, part: &GuestBufs) -> Result<()> {
         let blocks = (part.len() / BLOCK_SIZE) as u32;
         let data = self.0.shared.log.read_data(&staged.segment, staged.first_block + skip, blocks).await?;
         for (i, block) in data.chunks_exact(BLOCK_SIZE).enumerate() {
@@ -83,23 +90,28 @@ impl Vdi {
         part.copy_from(&data);
         Ok(())
     }
-    async fn read_placed(&self, at: u64, content: Content, part: GuestBufs) -> Result<()> {
+    async fn read_placed(&self, at: u64, content: Content, part: &GuestBufs) -> Result<()> {
         let blocks = part.len() as u64 / BLOCK_BYTES;
         let crcs = content.crcs(blocks);
         let mut done = 0;
         for run in content.placed_runs(blocks) {
             let n = run.blocks as usize;
             let piece = part.range(done * BLOCK_SIZE..(done + n) * BLOCK_SIZE);
-            self.read_run(at + done as u64, run.start, &crcs[done..done + n], piece).await?;
+            self.read_run(at + done as u64, run.start, &crcs[done..done + n], &piece).await?;
             done += n;
         }
         Ok(())
     }
-    async fn read_tree(&self, root: Root, at: u64, part: GuestBufs) -> Result<()> {
+    async fn read_tree(&self, root: Root, at: u64, part: &GuestBufs) -> Result<()> {
         let blocks = (part.len() / BLOCK_SIZE) as u32;
         let mappings = lookup(&self.0.shared.cache, &root, VirtualBlock(at), blocks)
             .await
             .map_err(|e| e.context(format!("VDI '{}'", self.name())))?;
+        if let [Mapping { blocks: all, target: Some((addr, crcs)), .. }] = &mappings[..]
+            && *all == blocks
+        {
+            return self.read_run(at, *addr, crcs, part).await;
+        }
         let mut waits: Vec<LocalFuture<'_, Result<()>>> = Vec::new();
         for m in mappings {
             let from = (m.at.0 - at) as usize * BLOCK_SIZE;
@@ -107,18 +119,14 @@ impl Vdi {
             match m.target {
                 None => piece.fill_zero(),
                 Some((addr, crcs)) => {
-                    waits.push(Box::pin(async move { self.read_run(m.at.0, addr, &crcs, piece).await }));
+                    waits.push(Box::pin(async move { self.read_run(m.at.0, addr, &crcs, &piece).await }));
                 }
             }
         }
-        match waits.len() {
-            0 => Ok(()),
-            1 => waits.remove(0).await,
-            _ => join_all(waits).await.into_iter().collect(),
-        }
+        join_all(waits).await.into_iter().collect()
     }
     /// Read adjacent blocks of the store into guest memory and check them.
-    async fn read_run(&self, at: u64, addr: BlockAddr, crcs: &[u32], part: GuestBufs) -> Result<()> {
+    async fn read_run(&self, at: u64, addr: BlockAddr, crcs: &[u32], part: &GuestBufs) -> Result<()> {
         let store = &self.0.shared.store;
         let offset = store.offset_bytes(addr, crcs.len() as u32)?;
         let align = store.device().info().align_bytes as usize;
@@ -131,7 +139,7 @@ impl Vdi {
             store.device().read_bufs(offset, bufs).await.0?;
             let mut block = [0; BLOCK_SIZE];
             let good = crcs.iter().enumerate().all(|(i, crc)| {
-                part.range(i * BLOCK_SIZE..(i + 1) * BLOCK_SIZE).copy_to(&mut block);
+                part.copy_out(i * BLOCK_SIZE, &mut block);
                 crc32c(&block) == *crc
             });
             if good {

@@ -6,6 +6,7 @@
 
 mod open;
 mod others;
+mod staged;
 
 use std::fs::File;
 use std::io::{Read, Write};
@@ -29,6 +30,8 @@ use crate::shard::{Stop, attached_file, home_shard, places};
 /// Whatever keeps it from starting.
 pub fn run(config: &Config) -> Result<()> {
     raise_descriptor_limit();
+    // What is wrong with it must come to light before a log is started: from then on it needs this run directory.
+    let socket = config.run_dir.control_socket()?;
     let _lock = prepare_run_dir(&config.run_dir, config.socket_group)?;
     let attached = attached_file::load(&config.run_dir.attached_json())?;
     let mut places = places(config.shards)?.into_iter();
@@ -46,7 +49,7 @@ pub fn run(config: &Config) -> Result<()> {
     shard.restore(attached.into_iter().chain(config.attach.iter().cloned()).collect());
     let server = Server::start(
         ServerConfig {
-            socket: config.run_dir.control_socket()?,
+            socket,
             access: Access::of_process(config.control_group.clone()),
             deadlines: Default::default(),
         },

@@ -18,7 +18,7 @@ use vdi_core::log::StagingMemory;
 use vdi_core::store::Store;
 use vdi_core::units::Uuid;
 
-use super::failed;
+use super::{failed, staged};
 use crate::config::Config;
 use crate::control::api::error::{Code, ErrorBody, Result};
 use crate::control::api::log_path::{default_log_path, shard_log_path};
@@ -73,6 +73,7 @@ pub(super) fn open_home(
     let store = devices.adopt(file)?;
     let logs = find_logs(config, &devices, &store)?;
     logs.check_place(config.shards)?;
+    logs.check_staged(&config.run_dir)?;
     let log = logs.open(&mut devices, 0)?;
     let options = engine_options(config);
     let staging = |shard, log: &DeviceHandle| {
@@ -91,7 +92,8 @@ pub(super) fn open_home(
         let e = Env { staging: staging(shard, &log)?, ..env.clone() };
         let (home, s) = (engine.clone(), store.clone());
         devices.run(async move { home.take_over(shard, e, (s, log), options).await })?;
-        for path in [logs.path(shard), logs.staging_path(&config.run_dir, shard)] {
+        // The head of the log says that it has left its staging memory.
+        for path in [logs.staging_path(&config.run_dir, shard), logs.path(shard)] {
             match std::fs::remove_file(&path) {
                 Err(e) if e.kind() != std::io::ErrorKind::NotFound => {
                     tracing::warn!(error = %e, "{} is not needed any more and could not be removed", path.display());
@@ -178,6 +180,12 @@ impl Logs {
     /// must not lose what this one staged.
     fn staging_path(&self, run_dir: &RunDir, shard: u16) -> PathBuf {
         run_dir.staging_dir().join(format!("{}.{shard}", self.store))
+    }
+    fn check_staged(&self, run_dir: &RunDir) -> Result<()> {
+        let named = self.named.iter().filter(|_| !self.discard);
+        named.clone().try_for_each(|(shard, log)| {
+            staged::check(&self.path(*shard), *log, &self.staging_path(run_dir, *shard))
+        })
     }
     /// Several shards have several logs, side by side.
     fn check_place(&self, shards: u16) -> Result<()> {

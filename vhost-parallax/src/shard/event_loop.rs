@@ -199,7 +199,8 @@ impl World {
         let engine = self.engine.clone();
         let left = within(self, LAST_REQUESTS_NS, self.started(async move { engine.leave_staging().await }));
         match left.await {
-            Some(Ok(())) => {}
+            // Nobody needs the file any more; the memory is there for as long as this daemon has it.
+            Some(Ok(())) => drop(std::fs::remove_file(&self.options.staging)),
             Some(Err(e)) => {
                 tracing::warn!(error = %e, hint = e.hint(), "not everything reached the log's device")
             }
@@ -228,7 +229,7 @@ impl World {
             let engine = self.engine.clone();
             let closed = within(self, LAST_REQUESTS_NS, self.started(async move { engine.close().await }));
             match closed.await {
-                Some(Ok(())) => drop(std::fs::remove_file(&self.options.staging)),
+                Some(Ok(())) => {}
                 Some(Err(e)) => tracing::warn!(error = %e, hint = e.hint(), "closing the store failed"),
                 None => tracing::warn!("closing the store took too long; the next start replays the log"),
             }

@@ -72,13 +72,19 @@ fn map(path: &Path, at_once: usize, bytes: usize) -> std::io::Result<OwnMemory> 
 /// A page that is missing when it is written would end the daemon.
 fn fill(file: &File, range: Range<usize>) -> std::io::Result<()> {
     let (start, len) = (range.start as u64, range.len() as u64);
+    // It is filled from its start on, and what a killed daemon took is there.
+    let missing = (start + len).saturating_sub(file.metadata()?.blocks() * 512).min(len);
     let room = rustix::fs::fstatfs(file)?;
     let block = u64::try_from(room.f_bsize).unwrap_or(1);
-    // A tmpfs without a limit says that it has no blocks at all.
-    if room.f_blocks > 0 && room.f_bavail.saturating_sub(room.f_blocks / LEFT_FREE) < len / block {
+    if !is_room(missing / block, room.f_blocks, room.f_bavail) {
         return Err(IoError::other("the file system would have too little room left"));
     }
     Ok(rustix::fs::fallocate(file, FallocateFlags::empty(), start, len)?)
+}
+
+/// Whether a file system of `all` blocks can give `wanted` of the `free` ones. One without a limit says that it has none at all.
+fn is_room(wanted: u64, all: u64, free: u64) -> bool {
+    wanted == 0 || all == 0 || free.saturating_sub(all / LEFT_FREE) >= wanted
 }
 
 #[expect(unsafe_code, reason = "memory that is mapped for as long as its handle lives")]
@@ -94,7 +100,11 @@ fn mapped(
     Ok(unsafe { OwnMemory::new(slice, back) })
 }
 
-fn boot() -> Result<u64> {
+/// Which boot of the host this is.
+///
+/// # Errors
+/// When the kernel does not say.
+pub fn boot() -> Result<u64> {
     let text = std::fs::read_to_string(BOOT_ID).map_err(|e| unreadable(BOOT_ID, &e))?;
     let digits: String = text.chars().filter(char::is_ascii_hexdigit).collect();
     let id = u128::from_str_radix(&digits, 16).map_err(|_| Error::io(BOOT_ID, libc::EINVAL))?;
@@ -114,8 +124,6 @@ fn unreadable(path: &str, e: &IoError) -> Error {
 
 #[cfg(test)]
 mod tests {
-    use std::sync::atomic::Ordering;
-
     use super::*;
 
     const LOG_BYTES: u64 = 32 << 20;
@@ -129,14 +137,27 @@ mod tests {
             found
         };
         let first = open("0", 0);
-        first.memory.word(4096).store(7, Ordering::Relaxed);
+        first.memory.store(4096, 7);
         let again = open("0", 64 << 20);
         assert_eq!(again.boot, first.boot);
         assert_ne!(again.life, first.life);
         let len = again.memory.len();
-        assert_eq!(again.memory.word(4096).load(Ordering::Relaxed), 7);
+        assert_eq!(again.memory.load(4096), 7);
         assert_eq!(open("0", 0).memory.len(), len);
-        assert_eq!(open("1", 0).memory.word(4096).load(Ordering::Relaxed), 0);
+        assert_eq!(open("1", 0).memory.load(4096), 0);
+    }
+
+    #[test]
+    fn others_find_room_and_a_killed_daemons_memory_needs_none() {
+        assert!(is_room(10, 800, 110) && !is_room(11, 800, 110));
+        assert!(is_room(11, 0, 0), "no limit");
+        assert!(is_room(0, 800, 0), "it is there already");
+        let dir = tempfile::tempdir_in("/dev/shm").unwrap();
+        let file = File::create_new(dir.path().join("0")).unwrap();
+        fill(&file, 0..1 << 20).unwrap();
+        assert_eq!(file.metadata().unwrap().blocks() * 512, 1 << 20);
+        fill(&file, 0..1 << 20).unwrap();
+        assert_eq!(file.metadata().unwrap().blocks() * 512, 1 << 20);
     }
 
     #[test]

@@ -24,7 +24,8 @@ fn two_shards_on<F: Future<Output = ()> + 'static>(
     let (runs, time) = (executor.clone(), executor.clone());
     let work = async move {
         let [store, logs @ ..] = disks.as_slice() else { unreachable!("three devices") };
-        all.open(|_| env.clone(), store.clone(), logs.to_vec(), EngineOptions::default()).await.unwrap();
+        let env = |_| Env { staging: StagingMemory::default(), ..env.clone() };
+        all.open(env, store.clone(), logs.to_vec(), EngineOptions::default()).await.unwrap();
         f(all, runs).await;
     };
     block_on(&executor, work, || {

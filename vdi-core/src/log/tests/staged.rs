@@ -1,7 +1,5 @@
 //! What is staged survives the process, and only the process.
 
-use std::sync::atomic::Ordering;
-
 use super::*;
 use crate::buffer::OwnMemory;
 use crate::device::simulated::Survival;
@@ -164,12 +162,12 @@ fn bytes_in_the_staging_memory_that_make_no_sense_are_refused() {
         drop(log);
         world.kill();
         let memory = staging.memory.clone();
-        let head = memory.word(HEAD).load(Ordering::Relaxed);
+        let head = memory.load(HEAD);
         let within = [TAIL, HEAD, LIFE, RING + random.below(head) as usize / 8 * 8];
-        let word = memory.word(*random.pick(&within));
-        let was = word.load(Ordering::Relaxed);
+        let at = *random.pick(&within);
+        let was = memory.load(at);
         let wrong = [random.bits(), random.below(1 << 20), 0, u64::MAX, was ^ 1];
-        word.store(*random.pick(&wrong), Ordering::Relaxed);
+        memory.store(at, *random.pick(&wrong));
         match world.adopt(&staging, false) {
             // Padding, or what a scan finds on the device as well; a cut at the last entry's end is no contradiction.
             Ok(scan) => assert!(all.starts_with(&seqs(&scan))),
@@ -180,4 +178,34 @@ fn bytes_in_the_staging_memory_that_make_no_sense_are_refused() {
         }
     }
     assert!(refused > 100, "{refused}");
+}
+
+#[test]
+fn a_life_begins_nothing_in_memory_that_an_earlier_one_still_uses() {
+    let mut staging = memory(1);
+    let world = World::new(RING_BYTES, 10);
+    let log = world.start_staged(&mut staging);
+    let word = |at| staging.memory.load(at);
+    let before = [LIFE, TAIL, HEAD].map(word);
+    let (scan, executor) = (world.scan().unwrap(), world.executor.clone());
+    let again = StagingMemory { life: 99, ..staging.clone() };
+    let refused = world.run(None, async move { scan.start(&executor, &again).await });
+    assert_eq!(refused.err().unwrap().kind(), ErrorKind::Busy);
+    assert_eq!([LIFE, TAIL, HEAD].map(word), before);
+    drop(log);
+}
+
+#[test]
+fn what_is_adopted_is_there_or_the_log_does_not_start() {
+    let mut staging = memory(1);
+    let mut world = World::new(RING_BYTES, 11);
+    let log = world.start_staged(&mut staging);
+    world.crash.arm(1);
+    let all = world.append_until_it_dies(&log, 1, 5);
+    drop(log);
+    world.kill();
+    world.disk.set_faults(Faults { lost_write: 1_000_000, ..Faults::default() });
+    assert_eq!(world.adopt(&staging, false).err().unwrap().kind(), ErrorKind::Corrupt);
+    world.disk.set_faults(Faults::default());
+    assert_eq!(seqs(&world.adopt(&staging, false).unwrap()), all);
 }
