@@ -4,6 +4,7 @@ use std::rc::Rc;
 
 use super::Check;
 use super::hurt::Damage;
+use super::logged::Applied;
 use super::owners::Use;
 use super::system::slot_name;
 use crate::error::{Error, Result};
@@ -86,7 +87,7 @@ impl Check {
                 .blind(&error, "restore the VDI from a backup; its blocks are kept until it is deleted");
             return None;
         };
-        self.applied.insert(record.id, (entry.name.clone(), record.applied.seq));
+        self.applied.insert(record.id, Applied::of(&entry.name, &record));
         if let Some(least) = remembered.filter(|_| newest > Some(version(&record))) {
             let detail = least.complaint(record.generation);
             let error = Error::corrupt("VDI record", slot_name(&entry.name, entry.slots[0]), detail);
