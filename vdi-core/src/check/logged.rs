@@ -23,7 +23,8 @@ impl Applied {
         let VdiRecord { applied, epoch, lease_epoch, .. } = *record;
         Applied { name: name.to_owned(), seq: applied.seq, epoch, lease_epoch }
     }
-    /// Why a daemon cannot replay `records`, which are in order.
+    /// Why a daemon cannot replay `records`, which are in order: the checker's own reading of the rules of `vdi::recover`. What a
+    /// record says of the tree and of snapshots it does not judge.
     fn complaint<'a>(&self, records: impl Iterator<Item = &'a Record>) -> Option<String> {
         let (mut seq, mut epoch) = (self.seq, self.epoch);
         for record in records.filter(|r| r.seq > self.seq) {

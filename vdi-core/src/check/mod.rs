@@ -63,7 +63,7 @@ struct Check {
     remembered: Vec<VdiGeneration>,
     /// What the logs hold, each with its device.
     scans: Vec<(DeviceHandle, Scan)>,
-    /// Each VDI's name, and the last record that its tree has.
+    /// What the tree of each VDI has of the logs.
     applied: BTreeMap<VdiId, Applied>,
     /// The newest host record that a VDI record relies on.
     relied_on: Generation,
