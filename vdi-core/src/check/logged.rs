@@ -7,6 +7,7 @@ use crate::buffer::crc32c;
 use crate::device::DeviceHandle;
 use crate::error::{Error, Result};
 use crate::format::record::{Body, Crcs, Record};
+use crate::format::succession::{Position, Snapshots};
 use crate::format::vdi_record::VdiRecord;
 use crate::units::{BLOCK_SIZE, Epoch, SegmentSeq, VdiId, VdiSeq, VirtualBlock};
 
@@ -16,33 +17,53 @@ pub(super) struct Applied {
     seq: VdiSeq,
     epoch: Epoch,
     lease_epoch: u64,
+    capacity_blocks: u64,
+    snapshots: Labels,
+}
+
+/// The label of each snapshot, empty for none.
+#[derive(Clone, Default)]
+pub(super) struct Labels(pub BTreeMap<Epoch, String>);
+
+impl Snapshots for Labels {
+    fn has(&self, epoch: Epoch) -> bool {
+        self.0.contains_key(&epoch)
+    }
+    fn is_taken(&self, label: &str) -> bool {
+        self.0.values().any(|l| l == label)
+    }
 }
 
 impl Applied {
-    pub fn of(name: &str, record: &VdiRecord) -> Applied {
+    pub fn of(name: &str, record: &VdiRecord, capacity_blocks: u64, snapshots: Labels) -> Applied {
         let VdiRecord { applied, epoch, lease_epoch, .. } = *record;
-        Applied { name: name.to_owned(), seq: applied.seq, epoch, lease_epoch }
+        Applied { name: name.to_owned(), seq: applied.seq, epoch, lease_epoch, capacity_blocks, snapshots }
     }
-    /// Why a daemon cannot replay `records`, which are in order: the checker's own reading of the rules of `vdi::recover`. What a
-    /// record says of the tree and of snapshots it does not judge.
+    /// Why a daemon cannot replay `records`, which are in order.
     fn complaint<'a>(&self, records: impl Iterator<Item = &'a Record>) -> Option<String> {
-        let (mut seq, mut epoch) = (self.seq, self.epoch);
+        let Applied { lease_epoch, capacity_blocks, .. } = *self;
+        let (mut seq, mut epoch, mut snapshots) = (self.seq, self.epoch, self.snapshots.clone());
         for record in records.filter(|r| r.seq > self.seq) {
-            if record.lease_epoch != self.lease_epoch {
-                return Some(format!(
-                    "lease epoch {}, the VDI record {}",
-                    record.lease_epoch, self.lease_epoch
-                ));
-            }
-            if record.seq.0 != seq.0 + 1 {
-                return Some(format!("record {} follows record {}", record.seq.0, seq.0));
-            }
-            if record.epoch != epoch {
-                return Some(format!("epoch {} where {} was due", record.epoch.0, epoch.0));
+            let position = Position { seq, epoch, lease_epoch, capacity_blocks, snapshots: &snapshots };
+            if let Err(detail) = position.check(record) {
+                return Some(detail);
             }
             seq = record.seq;
-            if matches!(record.body, Body::Snapshot { .. }) {
-                epoch = epoch.next();
+            match &record.body {
+                Body::Snapshot { label, .. } => {
+                    snapshots.0.insert(epoch, label.clone());
+                    epoch = epoch.next();
+                }
+                Body::Label { snapshot, label } => {
+                    snapshots.0.insert(*snapshot, label.clone());
+                }
+                Body::RemoveSnapshot { snapshot } => {
+                    snapshots.0.remove(snapshot);
+                }
+                Body::Write { .. }
+                | Body::WriteOut { .. }
+                | Body::Discard { .. }
+                | Body::WriteZeroes { .. } => {}
             }
         }
         None

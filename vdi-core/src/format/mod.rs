@@ -29,6 +29,7 @@ pub mod registry;
 pub mod segment;
 pub mod snapshot_chain;
 pub mod snapshot_log;
+pub mod succession;
 pub mod superblock;
 pub mod vdi_record;
 
