@@ -84,7 +84,7 @@ mutants: ## Which of a seeded sample of mutants of the engine its tests catch, a
 	@tests/mutants.sh
 
 .PHONY: fuzz
-fuzz: ## Fuzz each target for a minute, nightly Rust (FUZZ=name for one, SECONDS=60 each; FUZZ=name INPUT=file replays)
+fuzz: ## Fuzz each target for a minute of processor time, nightly Rust (FUZZ=name for one, SECONDS=60 each; FUZZ=name INPUT=file replays)
 	@setup/rust.sh
 	@if [ -n "$(INPUT)" ]; then cargo run --quiet -p fuzz-targets --features front-end --example replay -- "$(FUZZ)" "$(INPUT)"; \
 	else setup/fuzz.sh && FUZZ="$(FUZZ)" SECONDS_EACH="$(or $(SECONDS),60)" fuzz/run.sh .; fi

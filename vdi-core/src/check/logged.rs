@@ -1,15 +1,99 @@
-//! Data that only the log has: acknowledged, not in any tree yet, and so nowhere else.
+//! What only the logs have: acknowledged, not in any tree yet, and so nowhere else.
+
+use std::collections::BTreeMap;
 
 use super::{Check, Hurt};
 use crate::buffer::crc32c;
 use crate::device::DeviceHandle;
 use crate::error::{Error, Result};
 use crate::format::record::{Body, Crcs, Record};
-use crate::units::{BLOCK_SIZE, SegmentSeq, VirtualBlock};
+use crate::format::succession::{Position, Snapshots};
+use crate::format::vdi_record::VdiRecord;
+use crate::units::{BLOCK_SIZE, Epoch, SegmentSeq, VdiId, VdiSeq, VirtualBlock};
 
+/// What the tree of a VDI has of the log.
+pub(super) struct Applied {
+    name: String,
+    seq: VdiSeq,
+    epoch: Epoch,
+    lease_epoch: u64,
+    capacity_blocks: u64,
+    snapshots: Labels,
+}
+
+/// The label of each snapshot, empty for none.
+#[derive(Clone, Default)]
+pub(super) struct Labels(pub BTreeMap<Epoch, String>);
+
+impl Snapshots for Labels {
+    fn has(&self, epoch: Epoch) -> bool {
+        self.0.contains_key(&epoch)
+    }
+    fn is_taken(&self, label: &str) -> bool {
+        self.0.values().any(|l| l == label)
+    }
+}
+
+impl Applied {
+    pub fn of(name: &str, record: &VdiRecord, capacity_blocks: u64, snapshots: Labels) -> Applied {
+        let VdiRecord { applied, epoch, lease_epoch, .. } = *record;
+        Applied { name: name.to_owned(), seq: applied.seq, epoch, lease_epoch, capacity_blocks, snapshots }
+    }
+    /// Why a daemon cannot replay `records`, which are in order.
+    fn complaint<'a>(&self, records: impl Iterator<Item = &'a Record>) -> Option<String> {
+        let Applied { lease_epoch, capacity_blocks, .. } = *self;
+        let (mut seq, mut epoch, mut snapshots) = (self.seq, self.epoch, self.snapshots.clone());
+        for record in records.filter(|r| r.seq > self.seq) {
+            let position = Position { seq, epoch, lease_epoch, capacity_blocks, snapshots: &snapshots };
+            if let Err(detail) = position.check(record) {
+                return Some(detail);
+            }
+            seq = record.seq;
+            match &record.body {
+                Body::Snapshot { label, .. } => {
+                    snapshots.0.insert(epoch, label.clone());
+                    epoch = epoch.next();
+                }
+                Body::Label { snapshot, label } => {
+                    snapshots.0.insert(*snapshot, label.clone());
+                }
+                Body::RemoveSnapshot { snapshot } => {
+                    snapshots.0.remove(snapshot);
+                }
+                Body::Write { .. }
+                | Body::WriteOut { .. }
+                | Body::Discard { .. }
+                | Body::WriteZeroes { .. } => {}
+            }
+        }
+        None
+    }
+}
+
+const ORDER_HINT: &str = "writes between them are lost, or the VDI record is an old one: the daemon holds the VDI until it is \
+                          rolled back or restored";
 const HINT: &str = "what the guest wrote there last is lost: restore the range from a snapshot or a backup";
 
 impl Check {
+    /// The records of a VDI that its tree does not have yet follow one another, from the last one that it has on.
+    pub(super) fn logged_order(&mut self) {
+        let mut wrong = Vec::new();
+        for (_, scan) in &self.scans {
+            let mut by_vdi: BTreeMap<VdiId, BTreeMap<VdiSeq, &Record>> = BTreeMap::new();
+            for (_, _, record, _) in scan.records() {
+                // Of equal ones the last counts, as in a replay.
+                by_vdi.entry(record.vdi).or_default().insert(record.seq, record);
+            }
+            for (vdi, records) in by_vdi {
+                let Some(applied) = self.applied.get(&vdi) else { continue };
+                let complaint = applied.complaint(records.into_values());
+                wrong.extend(complaint.map(|detail| (format!("records of VDI '{}'", applied.name), detail)));
+            }
+        }
+        for (place, detail) in wrong {
+            self.report.blind(&Error::corrupt("log", place, detail), ORDER_HINT);
+        }
+    }
     /// Compare the data that lie in the logs, of records that no tree has yet, with their checksums.
     pub(super) async fn logged_data(&mut self) {
         if !self.options.data {
@@ -36,8 +120,8 @@ impl Check {
     }
     /// The name of the record's VDI when its tree does not have the record yet.
     fn waits(&self, record: &Record) -> Option<String> {
-        let (name, applied) = self.applied.get(&record.vdi)?;
-        (*applied < record.seq).then(|| name.clone())
+        let applied = self.applied.get(&record.vdi)?;
+        (applied.seq < record.seq).then(|| applied.name.clone())
     }
     fn logged_wrong(&mut self, name: &str, first: VirtualBlock, segment: SegmentSeq) {
         let detail = format!("its data for block {} of VDI '{name}' are not what was written", first.0);

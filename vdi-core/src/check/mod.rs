@@ -34,11 +34,12 @@ use crate::error::Result;
 use crate::format::log_head::VdiGeneration;
 use crate::log::Scan;
 use crate::tree::walk::BlockSet;
-use crate::units::{BlockAddr, Generation, VdiId, VdiSeq};
+use crate::units::{BlockAddr, Generation, VdiId};
 
 pub use repair::{repair_leaks, write_mends};
 pub use report::{Counts, Finding, Hurt, Report, Severity};
 
+use logged::Applied;
 use owners::Owners;
 use reader::Reader;
 use system::System;
@@ -62,8 +63,8 @@ struct Check {
     remembered: Vec<VdiGeneration>,
     /// What the logs hold, each with its device.
     scans: Vec<(DeviceHandle, Scan)>,
-    /// Each VDI's name, and the last record that its tree has.
-    applied: BTreeMap<VdiId, (String, VdiSeq)>,
+    /// What the tree of each VDI has of the logs.
+    applied: BTreeMap<VdiId, Applied>,
     /// The newest host record that a VDI record relies on.
     relied_on: Generation,
     /// Slots that may be emptied, each with the name of its VDI: the other one is the newest for certain.
@@ -102,6 +103,7 @@ pub async fn check(store: &DeviceHandle, logs: &[DeviceHandle], options: CheckOp
     };
     check.logs(logs).await;
     check.vdis().await;
+    check.logged_order();
     check.logged_data().await;
     check.space().await;
     check.who_is_hurt().await;

@@ -4,6 +4,7 @@ use std::rc::Rc;
 
 use super::Check;
 use super::hurt::Damage;
+use super::logged::{Applied, Labels};
 use super::owners::Use;
 use super::system::slot_name;
 use crate::error::{Error, Result};
@@ -36,8 +37,11 @@ impl Check {
     /// Everything that the registry's VDIs name.
     pub(super) async fn vdis(&mut self) {
         for entry in std::mem::take(&mut self.system.vdis) {
-            if let Some(record) = self.record(&entry).await {
-                self.snapshots_of(&entry, &record).await;
+            if let Some((record, root)) = self.record(&entry).await {
+                let labels = self.snapshots_of(&entry, &record).await;
+                let capacity_blocks = root.verify().map_or(0, |()| root.capacity_blocks());
+                let applied = Applied::of(&entry.name, &record, capacity_blocks, labels);
+                self.applied.insert(record.id, applied);
             }
         }
         self.system.doubt_claims(self.relied_on, &mut self.report);
@@ -49,7 +53,7 @@ impl Check {
         self.report.counts.data_blocks = self.owners.data_total();
     }
 
-    async fn record(&mut self, entry: &RegistryEntry) -> Option<VdiRecord> {
+    async fn record(&mut self, entry: &RegistryEntry) -> Option<(VdiRecord, Root)> {
         let mut best: Option<VdiRecord> = None;
         let mut damaged = None;
         for slot in entry.slots {
@@ -86,7 +90,6 @@ impl Check {
                 .blind(&error, "restore the VDI from a backup; its blocks are kept until it is deleted");
             return None;
         };
-        self.applied.insert(record.id, (entry.name.clone(), record.applied.seq));
         if let Some(least) = remembered.filter(|_| newest > Some(version(&record))) {
             let detail = least.complaint(record.generation);
             let error = Error::corrupt("VDI record", slot_name(&entry.name, entry.slots[0]), detail);
@@ -95,7 +98,7 @@ impl Check {
         let root =
             Root { addr: record.root, crc: record.root_crc, birth: record.root_birth, depth: record.depth };
         self.add_tree(&Rc::from(entry.name.as_str()), None, root, record.threshold);
-        Some(record)
+        Some((record, root))
     }
 
     /// The record in one slot; None when the slot was never written by this VDI.
@@ -114,13 +117,14 @@ impl Check {
         }
     }
 
-    async fn snapshots_of(&mut self, entry: &RegistryEntry, record: &VdiRecord) {
+    /// Returns the label of each.
+    async fn snapshots_of(&mut self, entry: &RegistryEntry, record: &VdiRecord) -> Labels {
         let list = match self.snapshot_list(record).await {
             Ok(list) => list,
             Err(e) => {
                 let hint = "the snapshots of the VDI cannot be listed; its present state is not affected";
                 self.report.blind(&e.context(format!("VDI '{}'", entry.name)), hint);
-                return;
+                return Labels::default();
             }
         };
         let name = Rc::from(entry.name.as_str());
@@ -136,6 +140,7 @@ impl Check {
             }
             self.add_tree(&name, Some(s.epoch), s.root, Epoch::MAX);
         }
+        Labels(list.iter().map(|s| (s.epoch, s.label.clone())).collect())
     }
 
     async fn snapshot_list(&mut self, record: &VdiRecord) -> Result<SnapshotList> {

@@ -30,6 +30,7 @@ pub mod segment;
 pub mod snapshot_chain;
 pub mod snapshot_log;
 pub mod staging;
+pub mod succession;
 pub mod superblock;
 pub mod vdi_record;
 

@@ -179,8 +179,11 @@ impl Witness {
         Ok(Some(Disk { history, size_bytes: disk.size_bytes, snapshots, ..Disk::default() }))
     }
     async fn snapshot(&self, name: &str, epoch: u64, s: &Snapshot) -> Result<Option<Snapshot>, String> {
-        if self.engine.clone_vdi(name, Some(Epoch(epoch)), PROBE).await.is_err() {
-            return Ok(None);
+        match self.engine.clone_vdi(name, Some(Epoch(epoch)), PROBE).await {
+            Ok(_) => {}
+            // There is no room to look at it.
+            Err(e) if e.kind() == ErrorKind::NoSpace => return Ok(Some(s.clone())),
+            Err(_) => return Ok(None),
         }
         let seen = match self.engine.open_vdi(PROBE).await {
             Ok(vdi) => self.read(&vdi, &s.as_disk()).await?,

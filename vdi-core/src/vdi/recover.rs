@@ -6,10 +6,11 @@ use super::Vdi;
 use super::content::{Content, Placed};
 use super::snapshot::{EVENT_BLOCKS, What};
 use crate::error::{Error, Result};
+use crate::format::succession::{Position, Snapshots};
 use crate::log::{Body, Record, Segment};
 use crate::sabotage::{Bug, seeded_bug};
 use crate::store::Run;
-use crate::units::{VdiSeq, VirtualBlock};
+use crate::units::{Epoch, VdiSeq, VirtualBlock};
 
 impl Vdi {
     /// Take one record of this VDI, in log order; `first_block` is where its data starts in the segment.
@@ -26,9 +27,8 @@ impl Vdi {
             return Ok(false);
         }
         if !again {
-            self.check_order(record)?;
+            self.check_next(record)?;
         }
-        self.check_event(&record.body)?;
         inner.seq.set(record.seq.max(inner.seq.get()));
         match &record.body {
             Body::Write { at, crcs } => {
@@ -71,26 +71,18 @@ impl Vdi {
         Ok(true)
     }
     /// A record follows the one before, or the log is not whole.
-    fn check_order(&self, record: &Record) -> Result<()> {
+    fn check_next(&self, record: &Record) -> Result<()> {
         let inner = &self.0;
-        let durable = inner.record.get();
-        if record.lease_epoch != durable.lease_epoch {
-            return Err(self.stale(format!(
-                "the log has lease epoch {}, the record {}",
-                record.lease_epoch, durable.lease_epoch
-            )));
-        }
-        if record.seq != VdiSeq(inner.seq.get().0 + 1) {
-            return Err(self.stale(format!("record {} follows record {}", record.seq.0, inner.seq.get().0)));
-        }
-        if record.epoch != inner.epoch.get() {
-            return Err(self.stale(format!(
-                "epoch {} where {} was due",
-                record.epoch.0,
-                inner.epoch.get().0
-            )));
-        }
-        Ok(())
+        let position = Position {
+            seq: inner.seq.get(),
+            epoch: inner.epoch.get(),
+            lease_epoch: inner.record.get().lease_epoch,
+            capacity_blocks: inner.root.get().capacity_blocks(),
+            snapshots: self,
+        };
+        position
+            .check(record)
+            .map_err(|detail| Error::corrupt("log", format!("records of VDI '{}'", self.name()), detail))
     }
     fn replay_range(
         &self,
@@ -112,30 +104,13 @@ impl Vdi {
         self.note_segment(self.0.batch.get(), segment.seq());
         self.note_event(seq, what, ends_epoch);
     }
-    /// A record may only name what is there: the log's bytes are not trusted to make sense together.
-    fn check_event(&self, body: &Body) -> Result<()> {
-        // Not the size: what was logged before the disk shrank may lie beyond it.
-        let blocks = self.0.root.get().capacity_blocks();
-        let fits = |at: &VirtualBlock, n: u64| n > 0 && at.0.checked_add(n).is_some_and(|end| end <= blocks);
-        let sound = match body {
-            Body::Write { at, crcs } => fits(at, crcs.len() as u64),
-            Body::WriteOut { at, runs, crcs } => {
-                let named: u64 = runs.iter().map(|r| u64::from(r.1)).sum();
-                fits(at, crcs.len() as u64) && named == crcs.len() as u64
-            }
-            Body::Discard { at, blocks } | Body::WriteZeroes { at, blocks } => fits(at, *blocks),
-            Body::Snapshot { label, .. } => {
-                self.check_label(Some(label.as_str()).filter(|l| !l.is_empty())).is_ok()
-            }
-            Body::Label { snapshot, label } => {
-                let label = Some(label.as_str()).filter(|l| !l.is_empty());
-                self.find_snapshot(*snapshot).is_ok() && self.check_label(label).is_ok()
-            }
-            Body::RemoveSnapshot { snapshot } => self.find_snapshot(*snapshot).is_ok(),
-        };
-        if sound { Ok(()) } else { Err(self.stale("a record that makes no sense for this VDI".to_owned())) }
+}
+
+impl Snapshots for Vdi {
+    fn has(&self, epoch: Epoch) -> bool {
+        self.find_snapshot(epoch).is_ok()
     }
-    fn stale(&self, detail: String) -> Error {
-        Error::corrupt("log", format!("records of VDI '{}'", self.name()), detail)
+    fn is_taken(&self, label: &str) -> bool {
+        self.snapshots().iter().any(|s| s.label.as_deref() == Some(label))
     }
 }

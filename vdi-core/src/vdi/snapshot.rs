@@ -3,7 +3,8 @@
 
 use super::Vdi;
 use crate::error::{Error, ErrorKind, Result};
-use crate::limits::{LABEL_BYTES_MAX, OPEN_EPOCHS_MAX, SNAPSHOTS_MAX};
+use crate::format::succession::is_label;
+use crate::limits::{OPEN_EPOCHS_MAX, SNAPSHOTS_MAX};
 use crate::log::Body;
 use crate::sabotage::{Bug, seeded_bug};
 use crate::tree::snapshots::Snapshot;
@@ -159,11 +160,9 @@ impl Vdi {
     fn open_snapshots(&self) -> u64 {
         self.0.events.borrow().len() as u64
     }
-    pub(super) fn check_label(&self, label: Option<&str>) -> Result<()> {
+    fn check_label(&self, label: Option<&str>) -> Result<()> {
         let Some(label) = label else { return Ok(()) };
-        let letter = label.chars().any(|c| c.is_ascii_alphabetic());
-        let plain = label.bytes().all(|b| b.is_ascii_alphanumeric() || b"._-".contains(&b));
-        if !letter || !plain || label.len() > LABEL_BYTES_MAX {
+        if !is_label(label) {
             return Err(Error::new(
                 ErrorKind::BadRequest,
                 format!("'{label}' is no snapshot label"),
