@@ -144,9 +144,6 @@ impl Log {
         let place = segment.place();
         count(&self.0.counts.segments, 1);
         count(&self.0.counts.segment_bytes, place.bytes);
-        if let Some(staging) = self.0.staging.as_ref().filter(|_| seeded_bug(Bug::UnstagedWhenSent)) {
-            staging.release(segment.seq());
-        }
         let log = self.clone();
         self.0.executor.spawn(async move {
             let offset_bytes = log.0.ring.device_offset(place.at);
@@ -170,6 +167,9 @@ impl Log {
         // A flight's own handle is not a reader's: it must be gone before a trim looks.
         drop(segment);
         if let Some(seq) = reached {
+            if let Some(staging) = self.0.staging.as_ref().filter(|_| seeded_bug(Bug::UnstagedWhenWritten)) {
+                staging.release(seq);
+            }
             self.0.written.advance(seq);
         }
         for waker in wakers {

@@ -69,8 +69,8 @@ pub enum Bug {
     StagedBeforeCopied,
     /// The memory of staged data is used again while its entry counts.
     StagedNotHeld,
-    /// A record is no longer staged when it is on its way to the log's device.
-    UnstagedWhenSent,
+    /// A record is no longer staged when the log's device has it, and not when it has flushed it.
+    UnstagedWhenWritten,
     /// What a life before the last one of the log staged is adopted.
     StagedInAnotherLife,
     /// A collection takes what the VDI of a damaged registry entry needs.
@@ -169,7 +169,7 @@ impl Bug {
         Bug::StagedNotAdopted,
         Bug::StagedBeforeCopied,
         Bug::StagedNotHeld,
-        Bug::UnstagedWhenSent,
+        Bug::UnstagedWhenWritten,
         Bug::StagedInAnotherLife,
         Bug::MarkMissesUnknown,
         Bug::CopiesForgotten,
@@ -324,9 +324,9 @@ impl Bug {
             Bug::StagedNotHeld => {
                 ("staged-not-held", "The memory of staged data is used again while its entry counts.")
             }
-            Bug::UnstagedWhenSent => (
-                "unstaged-when-sent",
-                "A record is no longer staged when it is on its way to the log's device.",
+            Bug::UnstagedWhenWritten => (
+                "unstaged-when-written",
+                "A record is no longer staged when the log's device has it, and not when it has flushed it.",
             ),
             Bug::StagedInAnotherLife => {
                 ("staged-in-another-life", "What a life before the last one of the log staged is adopted.")

@@ -89,7 +89,10 @@ impl Admin {
             Order::Resize(name, size_bytes) => self.resize(name, *size_bytes).await,
             Order::Move(name, shard) => self.engine.move_vdi(name, *shard).await,
             Order::Checkpoint => self.checkpoint().await,
-            Order::LeaveStaging => self.engine.leave_staging().await,
+            Order::LeaveStaging => {
+                self.model.borrow_mut().left_staging = true;
+                self.engine.leave_staging().await
+            }
             Order::Collect(dry_run) => self.engine.collect(*dry_run).await.map(drop),
         };
         let mut model = self.model.borrow_mut();

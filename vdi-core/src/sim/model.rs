@@ -173,6 +173,8 @@ pub struct Model {
     pub restart: Option<String>,
     /// Shards that are open.
     pub shards: u16,
+    /// Writes are acknowledged when they are on the logs' devices, in a world that stages.
+    pub left_staging: bool,
     /// Whether the devices may fail now.
     pub errors_expected: bool,
     /// The disk whose tree cannot be read now.

@@ -8,7 +8,7 @@ use super::relief::tidy_up;
 use super::shards::Engines;
 use super::verify::Verifier;
 use super::workload::draw_size;
-use super::world::{End, World};
+use super::world::{End, Lost, World};
 use super::{outage, rotten};
 use crate::check::{self, CheckOptions};
 use crate::engine::{Engine, EngineOptions, Env, FormatOptions};
@@ -93,8 +93,9 @@ fn live(world: &mut World) -> Result<(), String> {
         outage::begin(world)?;
         work(world)?;
         outage::heal(world)?;
-        let power_lost = stop_and_recover(world)? | std::mem::take(&mut world.given_up);
-        compare(world, power_lost, cycle + 1 == world.options.cycles)?;
+        stop_and_recover(world)?;
+        let lost = std::mem::take(&mut world.lost);
+        compare(world, lost, cycle + 1 == world.options.cycles)?;
     }
     if world.random.coin() { tidy_up(world) } else { Ok(()) }
 }
@@ -138,7 +139,8 @@ pub(super) fn open(world: &mut World) -> Result<Result<(), String>, End> {
         let found = world.random.coin();
         match found {
             true => world.staging.find(),
-            false => world.given_up = true,
+            false if world.lost == Lost::Nothing => world.lost = Lost::Staged(world.staging.astray()),
+            false => {}
         }
         world.model.borrow_mut().report.missed += 1;
         opened = open_as(world, shards, !found)?;
@@ -151,6 +153,7 @@ pub(super) fn open(world: &mut World) -> Result<Result<(), String>, End> {
     }
     if opened.is_ok() {
         world.staging.are_used();
+        world.model.borrow_mut().left_staging = false;
     }
     Ok(opened.map_err(|e| format!("open: {e:?}")))
 }
@@ -207,9 +210,9 @@ pub(super) fn toil(world: &mut World) -> Result<(), String> {
     }
 }
 
-/// Stop, and come up again, perhaps after stopping again on the way. Tells whether power was lost.
-fn stop_and_recover(world: &mut World) -> Result<bool, String> {
-    let mut power_lost = stop(world, true)?;
+/// Stop, and come up again, perhaps after stopping again on the way.
+fn stop_and_recover(world: &mut World) -> Result<(), String> {
+    stop(world, true)?;
     check_image(world)?;
     world.model.borrow_mut().report.cycles += 1;
     for depth in 0..RECOVERY_STOPS_MAX {
@@ -222,17 +225,17 @@ fn stop_and_recover(world: &mut World) -> Result<bool, String> {
             Ok(result) => {
                 // Recovered before the crash point: what was recovered is certain even now.
                 world.crash_point.disarm();
-                return result.map(|()| power_lost);
+                return result;
             }
             Err(End::Crash) => {
                 world.model.borrow_mut().report.cycles_in_recovery[depth] += 1;
-                power_lost |= stop(world, false)?;
+                stop(world, false)?;
                 check_image(world)?;
             }
             Err(end) => return Err(ended(end)),
         }
     }
-    recover(world).map(|()| power_lost)
+    recover(world)
 }
 
 /// The checker must find no damage in what a stop left. Leaks there are: what was deleted waits for a collection.
@@ -249,7 +252,8 @@ pub(super) fn check_stores(world: &mut World, options: CheckOptions) -> Result<c
     checked.map_err(|e| format!("check: {e:?}"))
 }
 
-pub(super) fn stop(world: &mut World, may_close: bool) -> Result<bool, String> {
+/// Stop, all being open that the world has when it is `first`; else in the middle of a start.
+pub(super) fn stop(world: &mut World, first: bool) -> Result<(), String> {
     let crashed = world.crash_point.reached();
     let poisoned = world.model.borrow().restart.is_some();
     world.crash_point.disarm();
@@ -261,7 +265,7 @@ pub(super) fn stop(world: &mut World, may_close: bool) -> Result<bool, String> {
     if world.options.liar.is_none() {
         nothing_freed_twice(world)?;
     }
-    let closes = may_close && !crashed && !poisoned;
+    let closes = first && !crashed && !poisoned;
     let mut complete = false;
     if how == Stop::Close && closes {
         // A liar goes on lying to the last.
@@ -287,31 +291,42 @@ pub(super) fn stop(world: &mut World, may_close: bool) -> Result<bool, String> {
     }
     outage::end(world);
     world.set_faults(false);
-    let power_lost = match how {
+    match how {
         Stop::Power(on_store, on_log) => {
             world.store.power_loss(on_store);
             for log in &world.logs {
                 log.power_loss(on_log);
             }
             world.staging.reboot(&mut world.random);
-            true
+            world.lost = Lost::Unflushed;
         }
         // After an orderly end the loss of power takes nothing.
         Stop::Close if complete => {
             let survival = draw_survival(&mut world.random);
             world.power_loss(survival);
-            false
         }
         Stop::Kill | Stop::Close => {
             world.kill();
-            if world.options.staged && world.options.liar.is_none() && world.random.below(16) == 0 {
-                world.staging.mislay(&mut world.random);
+            if first && world.options.staged && world.options.liar.is_none() {
+                staging_is_put_to_the_test(world);
             }
-            false
         }
-    };
+    }
     world.forget();
-    Ok(power_lost)
+    Ok(())
+}
+
+/// With the daemon the logs' devices lose what was not flushed, which is in memory all the same; or a start does not find
+/// the memory.
+fn staging_is_put_to_the_test(world: &mut World) {
+    if world.random.below(4) == 0 && !world.model.borrow().left_staging {
+        let survival = draw_survival(&mut world.random);
+        world.logs.iter().for_each(|log| drop(log.power_loss(survival)));
+    }
+    if world.random.below(16) == 0 {
+        let owners = world.engines.owners();
+        world.staging.mislay(&mut world.random, &owners);
+    }
 }
 
 /// On devices that do not lie no block is freed twice.
@@ -321,13 +336,13 @@ fn nothing_freed_twice(world: &World) -> Result<(), String> {
     warnings.find(|w| w.contains(FREED_TWICE)).map_or(Ok(()), Err)
 }
 
-pub(super) fn compare(world: &mut World, power_lost: bool, last: bool) -> Result<(), String> {
+pub(super) fn compare(world: &mut World, lost: Lost, last: bool) -> Result<(), String> {
     let engine = world.engines.clone();
     for engine in engine.all() {
         world.model.borrow().say(|| format!("recovered: {:?}", engine.status().recovery));
     }
     let sample = world.random.bits();
-    let verifier = Verifier { engine, model: world.model.clone(), power_lost, sample };
+    let verifier = Verifier { engine, model: world.model.clone(), lost, sample };
     let all = verifier.clone();
     world.run(async move { all.everything().await }).map_err(ended)??;
     let snapshots: Vec<(String, u64)> = {

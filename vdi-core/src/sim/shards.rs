@@ -99,6 +99,11 @@ impl Engines {
         let shard = self.home().owner(name).unwrap_or(0);
         self.open.borrow().get(&shard).cloned().unwrap_or_else(|| self.home())
     }
+    /// Which shard has which disk.
+    #[must_use]
+    pub fn owners(&self) -> BTreeMap<String, u16> {
+        self.home().store().known_vdis().into_iter().map(|e| (e.name, e.host)).collect()
+    }
     /// See [`Engine::open_vdi`]; so for the others below.
     pub async fn open_vdi(&self, name: &str) -> Result<Vdi> {
         self.of(name).open_vdi(name).await

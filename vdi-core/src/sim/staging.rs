@@ -1,6 +1,8 @@
 //! Memory that outlives the daemon and ends with the host's boot; and that a start may not find, as in another run
 //! directory.
 
+use std::collections::{BTreeMap, BTreeSet};
+
 use super::options::Options;
 use crate::buffer::OwnMemory;
 use crate::device::simulated::Random;
@@ -22,6 +24,8 @@ struct Memory {
     elsewhere: Option<StagingMemory>,
     /// That is what the last daemon used.
     astray: bool,
+    /// The disks whose writes it has then.
+    disks: BTreeSet<String>,
 }
 
 impl Memories {
@@ -29,7 +33,7 @@ impl Memories {
         let (log_bytes, staging_bytes) = (options.log_bytes, options.engine.staging_bytes.min(WORLD_BYTES));
         let bytes = StagingMemory::bytes_for(log_bytes, staging_bytes).expect("a world's log is one");
         let here = || found(bytes, options.staged);
-        let shard = |_| Memory { here: here(), elsewhere: None, astray: false };
+        let shard = |_| Memory { here: here(), elsewhere: None, astray: false, disks: BTreeSet::new() };
         Memories { shards: (0..options.shards_max).map(shard).collect(), bytes }
     }
     /// For a new life of the logs, by shard.
@@ -52,17 +56,27 @@ impl Memories {
             }
         }
     }
-    /// The next start of one shard finds another memory, or none.
-    pub fn mislay(&mut self, random: &mut Random) {
-        let shard = random.below(self.shards.len() as u64) as usize;
-        let m = &mut self.shards[shard];
-        m.elsewhere.get_or_insert_with(|| found(self.bytes, random.coin()));
-        m.exchange();
+    /// The next start of some shards finds another memory, or none; `owners` says which shard has which disk.
+    pub fn mislay(&mut self, random: &mut Random, owners: &BTreeMap<String, u16>) {
+        let one = random.below(self.shards.len() as u64) as usize;
+        for (shard, m) in self.shards.iter_mut().enumerate() {
+            if shard == one || random.coin() {
+                m.elsewhere.get_or_insert_with(|| found(self.bytes, random.coin()));
+                m.exchange();
+                let here = owners.iter().filter(|(_, owner)| usize::from(**owner) == shard);
+                m.disks = here.map(|(name, _)| name.clone()).collect();
+            }
+        }
     }
     /// Whether a start may miss what was staged.
     #[must_use]
     pub fn is_astray(&self) -> bool {
         self.shards.iter().any(|m| m.astray)
+    }
+    /// The disks whose writes a start may miss.
+    #[must_use]
+    pub fn astray(&self) -> BTreeSet<String> {
+        self.shards.iter().filter(|m| m.astray).flat_map(|m| m.disks.iter().cloned()).collect()
     }
     /// The next start finds what the last daemon used.
     pub fn find(&mut self) {

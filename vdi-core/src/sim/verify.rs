@@ -12,6 +12,7 @@ use super::guest::read_stamps;
 use super::history::{History, Look, NEVER};
 use super::model::{Disk, Model, Pending, Snapshot};
 use super::shards::Engines;
+use super::world::Lost;
 use crate::device::simulated::Random;
 use crate::engine::Engine;
 use crate::units::{BLOCK_BYTES, Epoch, SECTORS_PER_BLOCK};
@@ -36,8 +37,8 @@ pub struct Verifier {
     pub engine: Engines,
     /// What everybody knows.
     pub model: Rc<RefCell<Model>>,
-    /// Whether power was lost since the last time (else the daemon was only killed, or closed).
-    pub power_lost: bool,
+    /// What may be gone since the last time.
+    pub lost: Lost,
     /// Which blocks that nobody wrote are looked at.
     pub sample: u64,
 }
@@ -133,7 +134,7 @@ impl Verifier {
         let snapshot = snapshot.max().unwrap_or(0);
         let mut reasons = Vec::new();
         for variant in &variants {
-            let bound = if self.power_lost { variant.flushed.max(snapshot) } else { NEVER };
+            let bound = if self.lost.is_of(name) { variant.flushed.max(snapshot) } else { NEVER };
             match variant.history.check(&observed, bound, Look::Recovered) {
                 Ok(()) => {
                     reasons.clear();

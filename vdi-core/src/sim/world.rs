@@ -1,7 +1,7 @@
 //! The world's machinery: disks, clock, executor and engine, driven until something is over.
 
 use std::cell::RefCell;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::future::Future;
 use std::rc::Rc;
 
@@ -40,6 +40,35 @@ pub enum End {
     Failure,
 }
 
+/// Which disks may have lost what was acknowledged and not flushed.
+#[derive(Clone, PartialEq, Eq, Default)]
+pub enum Lost {
+    /// None: the daemon was killed, or closed.
+    #[default]
+    Nothing,
+    /// These: what was staged of them was given up for want of it.
+    Staged(BTreeSet<String>),
+    /// All: power was lost.
+    Unflushed,
+}
+
+impl Lost {
+    /// What a stop takes, with or without the power.
+    #[must_use]
+    pub fn with(power_lost: bool) -> Lost {
+        if power_lost { Lost::Unflushed } else { Lost::Nothing }
+    }
+    /// Whether `disk` is one of them.
+    #[must_use]
+    pub fn is_of(&self, disk: &str) -> bool {
+        match self {
+            Lost::Nothing => false,
+            Lost::Staged(disks) => disks.contains(disk),
+            Lost::Unflushed => true,
+        }
+    }
+}
+
 /// A seeded world.
 pub struct World {
     /// Its settings.
@@ -54,8 +83,8 @@ pub struct World {
     pub logs: Vec<SimulatedDisk>,
     /// What outlives the daemon but not the host.
     pub staging: Memories,
-    /// What was staged was given up for want of it.
-    pub given_up: bool,
+    /// What the last stop, and the starts after it, may have taken.
+    pub lost: Lost,
     /// Where it stops.
     pub crash_point: CrashPoint,
     /// The engines, while they run.
@@ -116,7 +145,7 @@ impl World {
             store,
             logs,
             staging,
-            given_up: false,
+            lost: Lost::default(),
             crash_point,
             engines: Engines::default(),
             executor: Executor::new(),

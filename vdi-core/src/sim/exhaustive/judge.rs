@@ -8,7 +8,7 @@ use crate::device::simulated::{Random, Survival};
 use crate::sim::model::Model;
 use crate::sim::relief::tidy_up;
 use crate::sim::run::{check_stores, compare, recover};
-use crate::sim::world::World;
+use crate::sim::world::{Lost, World};
 
 /// How far to go with an image.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -22,13 +22,13 @@ pub enum Depth {
 }
 
 /// Recover from `image` and compare with what `model` allows. Returns how many blocks were compared.
-pub fn judge(image: &Image, model: &Model, power_lost: bool, depth: Depth) -> Result<u64, String> {
+pub fn judge(image: &Image, model: &Model, lost: Lost, depth: Depth) -> Result<u64, String> {
     let mut world = World::with(options(), Random::new(SEED_OF_JUDGE));
     image.load(&world);
     *world.model.borrow_mut() = model.clone();
     world.forget();
     let before = model.report.blocks_compared;
-    let outcome = put_to_the_test(&mut world, power_lost, depth);
+    let outcome = put_to_the_test(&mut world, lost, depth);
     world.forget();
     let model = world.model.borrow();
     match model.failure.clone().or(outcome.err()) {
@@ -37,21 +37,21 @@ pub fn judge(image: &Image, model: &Model, power_lost: bool, depth: Depth) -> Re
     }
 }
 
-fn put_to_the_test(world: &mut World, power_lost: bool, depth: Depth) -> Result<(), String> {
+fn put_to_the_test(world: &mut World, lost: Lost, depth: Depth) -> Result<(), String> {
     let report = check_stores(world, CheckOptions { data: true })?;
     if report.is_corrupt() {
         return Err(format!("check after a stop: {:#?}", report.findings));
     }
     world.kill();
     recover(world)?;
-    compare(world, power_lost, true)?;
+    compare(world, lost, true)?;
     match depth {
         Depth::Once => Ok(()),
         Depth::Twice => {
             world.power_loss(Survival::Nothing);
             world.forget();
             recover(world)?;
-            compare(world, true, false).map_err(|e| format!("after a second power loss: {e}"))
+            compare(world, Lost::Unflushed, false).map_err(|e| format!("after a second power loss: {e}"))
         }
         Depth::ToTheEnd => tidy_up(world),
     }

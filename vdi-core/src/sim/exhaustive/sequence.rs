@@ -11,7 +11,7 @@ use super::tape::{Moment, Tape};
 use crate::device::simulated::{Random, Survival};
 use crate::sim::run::{ended, recover};
 use crate::sim::verify::Verifier;
-use crate::sim::world::{End, World};
+use crate::sim::world::{End, Lost, World};
 
 /// Operations, one after the other. Of the empty one the opening of the store is what is crashed.
 #[derive(Clone, Default, PartialEq, Eq, Debug)]
@@ -154,8 +154,8 @@ fn restart(world: &mut World, verb: Verb, tape: Option<&Tape>) -> Result<(), Str
         let closed = world.run(async move { engine.close().await }).map_err(ended)?;
         closed.map_err(|e| format!("close: {e:?}"))?;
     }
-    let lost = verb == Verb::PowerLoss;
-    if lost {
+    let power_lost = verb == Verb::PowerLoss;
+    if power_lost {
         if let Some(tape) = tape {
             tape.power_lost(true);
         }
@@ -166,7 +166,8 @@ fn restart(world: &mut World, verb: Verb, tape: Option<&Tape>) -> Result<(), Str
     world.forget();
     recover(world)?;
     let engine = world.engines.clone();
-    let verifier = Verifier { engine, model: world.model.clone(), power_lost: lost, sample: 0 };
+    let lost = Lost::with(power_lost);
+    let verifier = Verifier { engine, model: world.model.clone(), lost, sample: 0 };
     world.run(async move { verifier.everything().await }).map_err(ended)??;
     world.model.borrow_mut().report.cycles += 1;
     rest(world)?;
@@ -219,7 +220,7 @@ fn judge_all(moments: &[Moment], from_nothing: bool, tally: &mut Tally) -> Resul
                 true => Depth::Once,
                 false => Depth::Twice,
             };
-            tally.blocks += judge(&image, &moment.model, !kill, depth)
+            tally.blocks += judge(&image, &moment.model, Lost::with(!kill), depth)
                 .map_err(|what| tell(what, nth + 1, moment, kill, &fates))?;
             tally.states += 1;
             tally.kills += u64::from(kill);
