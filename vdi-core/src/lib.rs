@@ -2,7 +2,7 @@
 //! radix trees and the open virtual disks, over completion-based devices and an injected clock.
 //!
 //! Modules by rank (each may import lower ranks only; `ARCHITECTURE.md` has the table):
-//! `units limits error sabotage` < `clock buffer executor` < `format device` < `store` < `tree log` <
+//! `units limits error sabotage` < `clock buffer executor` < `latency` < `format device` < `store` < `tree log` <
 //! `vdi gc check` < `engine` < `sim`.
 
 pub mod buffer;
@@ -14,6 +14,7 @@ pub mod error;
 pub mod executor;
 pub mod format;
 pub mod gc;
+pub mod latency;
 pub mod limits;
 pub mod log;
 pub mod peers;

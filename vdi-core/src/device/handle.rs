@@ -1,6 +1,6 @@
 //! `.await` over a [`Device`]: each call submits one operation and resolves at its completion.
 
-use std::cell::{Cell, RefCell};
+use std::cell::{Cell, OnceCell, RefCell};
 use std::os::fd::RawFd;
 use std::rc::Rc;
 
@@ -10,6 +10,7 @@ use super::{Completion, Device, DeviceInfo, Op, OpKind};
 use crate::buffer::{AlignedBuf, IoBuf, IoBufs};
 use crate::error::{Error, Result};
 use crate::executor::Tokens;
+use crate::latency::{Latencies, Layer};
 
 type Outcome = (std::result::Result<(), i32>, IoBufs);
 
@@ -18,6 +19,18 @@ struct Inner {
     tokens: Tokens<Outcome>,
     reaped: RefCell<Vec<Completion>>,
     counts: Counts,
+    timed: OnceCell<(Latencies, DeviceLayers)>,
+}
+
+/// What the times of a device count as.
+#[derive(Clone, Copy, Debug)]
+pub struct DeviceLayers {
+    /// Its reads.
+    pub read: Option<Layer>,
+    /// Its writes.
+    pub write: Layer,
+    /// Its flushes.
+    pub flush: Layer,
 }
 
 /// Operations and bytes since the device was opened.
@@ -48,6 +61,7 @@ impl DeviceHandle {
             tokens: Tokens::default(),
             reaped: RefCell::default(),
             counts: Counts::default(),
+            timed: OnceCell::new(),
         }))
     }
     /// Facts of the device.
@@ -59,6 +73,10 @@ impl DeviceHandle {
     #[must_use]
     pub fn counts(&self) -> &Counts {
         &self.0.counts
+    }
+    /// Time what is done from now on; once.
+    pub fn time(&self, latencies: Latencies, layers: DeviceLayers) {
+        let _ = self.0.timed.set((latencies, layers));
     }
     /// Operations submitted and not yet collected.
     #[must_use]
@@ -82,8 +100,13 @@ impl DeviceHandle {
     }
     async fn run(&self, kind: OpKind, offset_bytes: u64, len_bytes: u64, bufs: IoBufs) -> Outcome {
         let (token, pending) = self.0.tokens.issue();
+        let timed = self.0.timed.get().and_then(|(l, layers)| Some((l, layers.of(kind)?, l.start())));
         self.0.device.submit(Op { kind, offset_bytes, len_bytes, bufs }, token);
-        pending.await
+        let outcome = pending.await;
+        if let Some((latencies, layer, started)) = timed {
+            latencies.end(layer, started);
+        }
+        outcome
     }
     fn failed(&self, what: &str, offset_bytes: u64, len_bytes: u64, errno: i32) -> Error {
         Error::io(format!("{what} {len_bytes} bytes at offset {offset_bytes} of {}", self.info().name), errno)
@@ -131,6 +154,17 @@ impl DeviceHandle {
     pub async fn discard(&self, offset_bytes: u64, len_bytes: u64) -> Result<()> {
         let (result, _) = self.run(OpKind::Discard, offset_bytes, len_bytes, IoBufs::new()).await;
         result.map_err(|e| self.failed("discard", offset_bytes, len_bytes, e))
+    }
+}
+
+impl DeviceLayers {
+    fn of(self, kind: OpKind) -> Option<Layer> {
+        match kind {
+            OpKind::Read => self.read,
+            OpKind::Write => Some(self.write),
+            OpKind::Flush => Some(self.flush),
+            OpKind::Discard => None,
+        }
     }
 }
 

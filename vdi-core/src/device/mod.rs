@@ -25,7 +25,7 @@ use crate::buffer::{IoBuf, IoBufs};
 use crate::executor::Token;
 
 pub use create::{create_prewritten, create_sparse};
-pub use handle::DeviceHandle;
+pub use handle::{DeviceHandle, DeviceLayers};
 pub use memory::MemoryDevice;
 pub use open::{Method, OpenOptions, Opened, open};
 pub use pieces::Pieces;

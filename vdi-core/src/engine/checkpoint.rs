@@ -6,6 +6,7 @@ use std::task::Poll;
 
 use super::Engine;
 use crate::error::{Error, ErrorKind, Result};
+use crate::latency::Layer;
 use crate::log::VdiGeneration;
 use crate::sabotage::{Bug, Point, crash_point, seeded_bug};
 use crate::store::Freed;
@@ -87,7 +88,10 @@ impl Engine {
         let pressure = &self.0.shared.pressure;
         pressure.running.set(true);
         pressure.dirty.set(false);
+        let latencies = &self.0.shared.latencies;
+        let started = latencies.start();
         let result = self.round().await;
+        latencies.end(Layer::Checkpoint, started);
         pressure.running.set(false);
         pressure.count.set(pressure.count.get() + 1);
         pressure.ended.notify();

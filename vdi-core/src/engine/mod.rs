@@ -27,6 +27,7 @@ use std::rc::Rc;
 use crate::clock::Clock;
 use crate::error::{Error, ErrorKind, Result};
 use crate::executor::{Executor, TaskLock};
+use crate::latency::Latencies;
 use crate::log::StagingMemory;
 use crate::store::{Run, Store};
 use crate::units::{Generation, Uuid, VdiId};
@@ -149,6 +150,11 @@ impl Engine {
     #[must_use]
     pub fn shared(&self) -> &Rc<Shared> {
         &self.0.shared
+    }
+    /// How long things take in this shard.
+    #[must_use]
+    pub fn latencies(&self) -> &Latencies {
+        &self.0.shared.latencies
     }
     /// The VDI called `name`, opened if it is not yet.
     pub async fn open_vdi(&self, name: &str) -> Result<Vdi> {

@@ -10,10 +10,11 @@ use super::held::Stranded;
 use super::shards::Stranger;
 use super::{Engine, EngineOptions, Env, Inner, Peers, Recovery};
 use crate::buffer::crc32c;
-use crate::device::DeviceHandle;
+use crate::device::{DeviceHandle, DeviceLayers};
 use crate::error::{Error, ErrorKind, Result};
 use crate::executor::TaskLock;
 use crate::format::host::HostLog;
+use crate::latency::{Latencies, Layer};
 use crate::log::{Body, Finding, Log, Record, Scan, Segment, VdiGeneration};
 use crate::sabotage::{Bug, Point, crash_point, seeded_bug};
 use crate::store::{Run, Store};
@@ -186,7 +187,14 @@ impl Engine {
 
 /// What the open VDIs share; the log flushes the store's out-of-line data before itself.
 fn shared_by_vdis(env: &Env, store: Store, log: Log, options: &EngineOptions) -> Rc<Shared> {
+    let latencies = Latencies::new(Rc::clone(&env.clock));
+    let of_store =
+        DeviceLayers { read: Some(Layer::StoreRead), write: Layer::StoreWrite, flush: Layer::StoreFlush };
+    store.device().time(latencies.clone(), of_store);
+    log.device()
+        .time(latencies.clone(), DeviceLayers { read: None, write: Layer::LogWrite, flush: Layer::LogFlush });
     let shared = Rc::new(Shared {
+        latencies,
         executor: env.executor.clone(),
         clock: Rc::clone(&env.clock),
         cache: NodeCache::new(store.clone(), options.cache_bytes),

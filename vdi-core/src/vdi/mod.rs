@@ -37,6 +37,7 @@ use crate::clock::Clock;
 use crate::error::{Error, ErrorKind, Result};
 use crate::executor::{Executor, Signal, TaskLock};
 use crate::format::vdi_record::VdiRecord;
+use crate::latency::Latencies;
 use crate::log::Log;
 use crate::sabotage::{Bug, seeded_bug};
 use crate::store::{Need, Run, Store};
@@ -68,6 +69,8 @@ pub struct Shared {
     pub executor: Executor,
     /// Boot and wall time.
     pub clock: Rc<dyn Clock>,
+    /// How long things take.
+    pub latencies: Latencies,
     /// The store.
     pub store: Store,
     /// The shard's log.

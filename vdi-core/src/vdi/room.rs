@@ -8,6 +8,7 @@ use std::task::Poll;
 
 use super::Vdi;
 use crate::error::Result;
+use crate::latency::Layer;
 use crate::limits::{NODE_ENTRIES, OVERLAY_VERSIONS_MAX};
 use crate::log::Reservation;
 use crate::sabotage::{Bug, seeded_bug};
@@ -98,7 +99,8 @@ impl Vdi {
     /// Reserve log space, unless the VDI stops taking writes first. Who waits for it asks for the checkpoint that makes
     /// room: after a restart everything in a full log may be in the trees already, and nothing else would.
     pub(super) async fn reserve_log(&self, record_bytes: usize, data_blocks: u32) -> Result<Reservation> {
-        let pressure = &self.0.shared.pressure;
+        let (pressure, latencies) = (&self.0.shared.pressure, &self.0.shared.latencies);
+        let started = latencies.start();
         let mut reserve = pin!(self.0.shared.log.reserve(record_bytes, data_blocks));
         let mut asked = false;
         loop {
@@ -114,6 +116,9 @@ impl Vdi {
                 }
             });
             if let Some(result) = granted.await {
+                if asked {
+                    latencies.end(Layer::LogRoom, started);
+                }
                 self.check_writable()?;
                 return result;
             }

@@ -15,6 +15,7 @@ mod collect;
 mod create;
 mod detach;
 mod format;
+mod latency;
 mod list;
 mod parse;
 mod resize;
@@ -85,6 +86,7 @@ enum Verb {
     Snapshot(snapshot::Snapshot),
     Tree(tree::Forest),
     Status(status::ShowStatus),
+    Latency(latency::Latency),
     Collect(collect::Collect),
     Checkpoint(checkpoint::Checkpoint),
 }
@@ -106,6 +108,7 @@ impl Verb {
             Verb::Snapshot(verb) => verb.run(session)?,
             Verb::Tree(verb) => verb.run(session)?,
             Verb::Status(verb) => verb.run(session)?,
+            Verb::Latency(verb) => verb.run(session)?,
             Verb::Collect(verb) => verb.run(session)?,
             Verb::Checkpoint(verb) => verb.run(session)?,
         }

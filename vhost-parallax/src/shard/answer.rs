@@ -1,13 +1,14 @@
 //! What the engine says, in the words of the control socket.
 
 use vdi_core::engine;
+use vdi_core::latency::{Layer, Measured, Times};
 use vdi_core::units::BLOCK_BYTES;
 use vdi_core::vdi::SnapshotInfo as EngineSnapshot;
 
 use super::World;
 use super::front::Part;
 use crate::control::api::status::{CacheStatus, LogStatus, VdiCounts};
-use crate::control::api::{Origin, SnapshotInfo, Tree, TreeNode, VdiInfo};
+use crate::control::api::{LatencyReport, LayerLatency, Origin, SnapshotInfo, Tree, TreeNode, VdiInfo};
 
 const NS_PER_MS: u64 = 1_000_000;
 
@@ -18,6 +19,23 @@ pub(super) fn snapshot(s: &EngineSnapshot) -> SnapshotInfo {
         time_unix_ms: s.wall_ns / NS_PER_MS,
         size_bytes: s.size_bytes,
         pending: s.pending,
+    }
+}
+
+pub(super) fn latency(measured: &Measured) -> LatencyReport {
+    let layer = |(layer, times): (&Layer, &Times)| LayerLatency {
+        layer: layer.name().to_owned(),
+        count: times.len(),
+        mean_ns: times.mean() as u64,
+        p50_ns: times.value_at_quantile(0.5),
+        p99_ns: times.value_at_quantile(0.99),
+        p999_ns: times.value_at_quantile(0.999),
+        max_ns: times.max(),
+    };
+    LatencyReport {
+        enabled: measured.on,
+        lasted_ms: measured.lasted_ns / NS_PER_MS,
+        layers: Layer::ALL.iter().zip(&measured.times).map(layer).collect(),
     }
 }
 

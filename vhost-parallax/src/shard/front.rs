@@ -16,14 +16,15 @@ use std::rc::Rc;
 
 use vdi_core::ErrorKind;
 use vdi_core::executor::{LocalFuture, Signal, TaskLock, join_all};
+use vdi_core::latency::Measured;
 use vdi_core::peers::Peers;
 
-use super::World;
 use super::attached_file::{Attachment, Keeper};
 use super::place::Here;
+use super::{World, answer};
 use crate::control::api::command::Command;
 use crate::control::api::error::{Code, ErrorBody, Result};
-use crate::control::api::{CollectReport, SnapshotSelector, VdiInfo, VdiName};
+use crate::control::api::{CollectReport, LatencyReport, SnapshotSelector, VdiInfo, VdiName};
 
 /// What the commands of the control socket share.
 pub(super) struct Front {
@@ -126,6 +127,7 @@ impl Front {
             }
             Command::Tree { reply } => reply.answer(f.tree().await),
             Command::Status { reply } => reply.answer(f.status().await),
+            Command::Latency { enable, reply } => reply.answer(f.latency(enable).await),
             Command::Collect { dry_run, reply } => reply.answer(f.collect(dry_run).await),
             Command::Checkpoint { reply } => reply.answer(f.checkpoint().await),
         }
@@ -232,6 +234,18 @@ impl Front {
     async fn collect(&self, dry_run: bool) -> Result<CollectReport> {
         let found = self.home.engine.collect(dry_run).await?;
         Ok(CollectReport { dry_run, freed_bytes: found.dead_bytes, live_bytes: found.live_bytes })
+    }
+    async fn latency(&self, enable: Option<bool>) -> Result<LatencyReport> {
+        let work = move |w: Rc<World>| async move {
+            let latencies = w.engine.latencies();
+            if let Some(on) = enable {
+                latencies.set(on);
+            }
+            Ok(latencies.measured())
+        };
+        let mut all = Measured::default();
+        self.on_all(work).await?.into_iter().for_each(|m| all.merge(m));
+        Ok(answer::latency(&all))
     }
     async fn checkpoint(&self) -> Result<()> {
         let done = self.on_all(|w| async move { w.engine.checkpoint().await.map_err(Into::into) }).await;

@@ -5,13 +5,14 @@ use std::rc::Rc;
 use std::sync::mpsc::SyncSender;
 
 use slab::Slab;
+use vdi_core::latency::Layer;
 use vdi_core::{Error, ErrorKind, Result};
 
 use super::execute::execute;
 use super::reorder::Reorder;
 use super::{Disk, World};
 use crate::vhost::ring::RingSetup;
-use crate::vhost::{DeviceId, Message, Next, Reply, Request, Ring, Status};
+use crate::vhost::{DeviceId, Message, Next, Operation, Reply, Request, Ring, Status};
 
 /// Requests taken from one ring in one turn at most, so that none starves the others.
 const BURST_MAX: usize = 64;
@@ -199,13 +200,25 @@ impl Rings {
 
 fn begin(world: &Rc<World>, ring: usize, disk: &Rc<Disk>, request: Request) {
     let (shared, disk) = (Rc::clone(world), Rc::clone(disk));
+    let started = world.engine.latencies().start();
     world.executor.spawn(async move {
         let Request { name, operation, durable, reply } = request;
+        let layer = layer_of(&operation);
         let parts = disk.vdi.parts(name.request, name.again);
         let status = match shared.options.null_disks {
             true => Status::Ok,
             false => execute(&disk.vdi, disk.attachment.read_only, operation, durable, &parts).await,
         };
+        shared.engine.latencies().end(layer, started);
         shared.finished.borrow_mut().push(Finished { ring, reply, status });
     });
+}
+
+fn layer_of(operation: &Operation) -> Layer {
+    match operation {
+        Operation::Read { .. } => Layer::Read,
+        Operation::Write { .. } => Layer::Write,
+        Operation::Flush => Layer::Flush,
+        Operation::Discard(_) | Operation::WriteZeroes(_) => Layer::Discard,
+    }
 }

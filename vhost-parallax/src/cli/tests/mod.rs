@@ -110,6 +110,8 @@ fn json_is_what_the_api_answers() {
     assert_eq!(json("parallax tree --json")["nodes"][0]["name"], "web");
     assert_eq!(json("parallax status --json")["vdis"]["total"], 1);
     assert_eq!(json("parallax rm web -r -n --json")["dry_run"], true);
+    assert_eq!(json("parallax latency on --json")["enabled"], true);
+    assert_eq!(json("parallax latency off --json")["layers"][0]["layer"], "write");
     assert_eq!(json("parallax collect -n --json")["dry_run"], true);
     assert_eq!(json("parallax checkpoint --json"), serde_json::json!({}));
     assert_eq!(json("parallax rm web -r --yes --json")["snapshots"], 1);

@@ -8,6 +8,7 @@ use tokio::sync::{mpsc, oneshot};
 
 use super::attach::AttachInfo;
 use super::error::{Code, ErrorBody, Result};
+use super::latency::LatencyReport;
 use super::limits::{COMMAND_ROOM_TIMEOUT, COMMANDS_WAITING_MAX};
 use super::name::{Label, VdiName};
 use super::snapshot::{SnapshotInfo, SnapshotSelector};
@@ -163,6 +164,13 @@ pub enum Command {
     Status {
         /// All of it.
         reply: Reply<Status>,
+    },
+    /// How long things take, layer by layer.
+    Latency {
+        /// Begin to measure or end it, first.
+        enable: Option<bool>,
+        /// What was measured.
+        reply: Reply<LatencyReport>,
     },
     /// Give back the blocks that no VDI or snapshot uses.
     Collect {

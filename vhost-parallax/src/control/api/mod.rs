@@ -10,6 +10,7 @@ pub mod attach;
 pub mod command;
 pub mod error;
 pub mod group;
+pub mod latency;
 pub mod limits;
 pub mod log_path;
 pub mod name;
@@ -22,6 +23,7 @@ pub mod vdi;
 
 pub use attach::{AttachInfo, AttachRequest};
 pub use error::{Code, ErrorBody, Result};
+pub use latency::{LatencyReport, LatencyRequest, LayerLatency};
 pub use name::{Label, VdiName};
 pub use snapshot::{LabelRequest, SnapshotInfo, SnapshotRef, SnapshotRequest, SnapshotSelector};
 pub use status::{CollectReport, CollectRequest, Status};

@@ -7,8 +7,8 @@ use crate::control::api::command::{Command, CommandReceiver, CommandSender, chan
 use crate::control::api::error::{Code, ErrorBody, Result};
 use crate::control::api::status::{CacheStatus, DaemonStatus, LogStatus, StoreStatus, VdiCounts};
 use crate::control::api::{
-    AttachInfo, CollectReport, Label, Origin, SnapshotInfo, SnapshotSelector, Status, Tree, TreeNode,
-    VdiInfo, VdiName,
+    AttachInfo, CollectReport, Label, LatencyReport, LayerLatency, Origin, SnapshotInfo, SnapshotSelector,
+    Status, Tree, TreeNode, VdiInfo, VdiName,
 };
 
 /// 2026-11-20 13:40:00 UTC; each new thing is a minute younger.
@@ -80,6 +80,20 @@ impl Map {
             }
             Command::Tree { reply } => reply.answer::<ErrorBody>(Ok(self.tree())),
             Command::Status { reply } => reply.answer::<ErrorBody>(Ok(self.status())),
+            Command::Latency { enable, reply } => {
+                let layer = LayerLatency {
+                    layer: "write".into(),
+                    count: 4711,
+                    mean_ns: 11_800,
+                    p50_ns: 9_600,
+                    p99_ns: 41_000,
+                    p999_ns: 230_000,
+                    max_ns: 1_400_000,
+                };
+                let enabled = enable.unwrap_or(true);
+                let report = LatencyReport { enabled, lasted_ms: 61_000, layers: vec![layer] };
+                reply.answer::<ErrorBody>(Ok(report));
+            }
             Command::Collect { dry_run, reply } => {
                 let report = CollectReport { dry_run, freed_bytes: 3 << 20, live_bytes: 5 << 30 };
                 reply.answer::<ErrorBody>(Ok(report));

@@ -55,6 +55,7 @@ fn routes() -> OpenApiRouter<Context> {
         .routes(routes!(snapshots::label, snapshots::remove))
         .routes(routes!(store::tree))
         .routes(routes!(store::status))
+        .routes(routes!(store::latency, store::measure))
         .routes(routes!(store::collect))
         .routes(routes!(store::checkpoint))
         .routes(routes!(store::openapi))

@@ -1,4 +1,4 @@
-//! The store as a whole: tree, status, collect, checkpoint; and the document.
+//! The store as a whole: tree, status, latency, collect, checkpoint; and the document.
 
 use axum::Json;
 use axum::extract::State;
@@ -6,7 +6,7 @@ use axum::http::{StatusCode, header};
 use axum::response::IntoResponse;
 
 use crate::control::api::command::Command;
-use crate::control::api::{CollectReport, CollectRequest, Status, Tree};
+use crate::control::api::{CollectReport, CollectRequest, LatencyReport, LatencyRequest, Status, Tree};
 use crate::control::server::answer::{Answer, Failure};
 use crate::control::server::extract::{Ask, Body};
 use crate::control::server::router::Context;
@@ -21,6 +21,20 @@ pub async fn tree(Ask(data): Ask) -> Answer<Tree> {
 #[utoipa::path(get, path = "/status", tag = "Store", responses((status = 200, body = Status)))]
 pub async fn status(Ask(data): Ask) -> Answer<Status> {
     Ok(Json(data.ask(|reply| Command::Status { reply }).await?))
+}
+
+/// How long things take, layer by layer
+#[utoipa::path(get, path = "/latency", tag = "Store", responses((status = 200, body = LatencyReport)))]
+pub async fn latency(Ask(data): Ask) -> Answer<LatencyReport> {
+    Ok(Json(data.ask(|reply| Command::Latency { enable: None, reply }).await?))
+}
+
+/// Begin to measure how long things take, or end it
+#[utoipa::path(patch, path = "/latency", tag = "Store", request_body = LatencyRequest,
+    responses((status = 200, body = LatencyReport)))]
+pub async fn measure(Ask(data): Ask, Body(request): Body<LatencyRequest>) -> Answer<LatencyReport> {
+    let enable = Some(request.enabled);
+    Ok(Json(data.ask(|reply| Command::Latency { enable, reply }).await?))
 }
 
 /// Give back the blocks that no VDI or snapshot uses

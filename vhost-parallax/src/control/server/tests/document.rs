@@ -123,6 +123,8 @@ fn every_answer_fits_the_document() {
         ("GET", "/vdis/{vdi}/snapshots", json!(null)),
         ("GET", "/tree", json!(null)),
         ("GET", "/status", json!(null)),
+        ("PATCH", "/latency", json!({"enabled": true})),
+        ("GET", "/latency", json!(null)),
         ("GET", "/openapi.json", json!(null)),
         ("POST", "/collect", json!({"dry_run": true})),
         ("POST", "/checkpoint", json!(null)),
