@@ -13,7 +13,7 @@ use crate::control::api::{LatencyReport, LatencyRequest};
 /// is in that of the one above that waits for it. It costs a few clock readings for each request
 /// while it is on, and nothing while it is off.
 #[derive(Args)]
-#[command(after_help = "Example:\n  parallax latency on && parallax latency")]
+#[command(after_help = "Example:\n  parallax latency on\n  parallax latency")]
 pub struct Latency {
     /// Begin anew, or end
     change: Option<Change>,
