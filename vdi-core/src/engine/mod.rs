@@ -18,6 +18,7 @@ mod options;
 mod shards;
 mod snapshots;
 mod status;
+mod tidy;
 
 use std::cell::{Cell, RefCell};
 use std::collections::{BTreeMap, BTreeSet};
@@ -40,6 +41,7 @@ pub use options::{EngineOptions, FormatOptions};
 /// The shards of this host, as their engines see each other.
 pub type Peers = crate::peers::Peers<Engine>;
 pub use status::{CheckpointStats, Status, VdiInfo};
+pub use tidy::Tidied;
 
 /// What the engine gets from outside.
 #[derive(Clone)]
@@ -102,6 +104,7 @@ struct Inner {
     recovery: Cell<Recovery>,
     /// What the last mark found dead; None when something was deleted since.
     reclaimable: Cell<Option<Reclaimable>>,
+    tidying: RefCell<tidy::Tidying>,
 }
 
 /// What the last recovery did.

@@ -89,6 +89,7 @@ impl Engine {
             closing: Cell::new(false),
             recovery: Cell::default(),
             reclaimable: Cell::new(None),
+            tidying: RefCell::default(),
         }));
         let (records, last) = engine.replay(records).await;
         engine.hold_hurt(&findings, &last).await;
@@ -105,6 +106,9 @@ impl Engine {
     pub(super) fn recovered(&self) {
         self.0.named.take();
         self.0.env.executor.spawn(self.clone().checkpoint_for_ever());
+        if self.0.options.tidy_when_idle {
+            self.0.env.executor.spawn(self.clone().tidy_for_ever());
+        }
     }
     /// Returns how many records were put back into overlays, and for each VDI the segment of its last one. Each VDI's
     /// records are taken by their numbers: copies lie further on than what follows them.
@@ -203,6 +207,7 @@ fn shared_by_vdis(env: &Env, store: Store, log: Log, options: &EngineOptions) ->
         late_checkpoints: options.late_checkpoints,
         out_of_line_bytes: options.out_of_line_bytes,
         placing: crate::vdi::placing::Placing::default(),
+        asked: Cell::new(0),
         placed_written: Cell::new(0),
         placed_flushed: Cell::new(0),
         store,

@@ -27,6 +27,10 @@ pub struct EngineOptions {
     pub staging_bytes: usize,
     /// Writes of at least this many bytes go once to their final place.
     pub out_of_line_bytes: usize,
+    /// Put scattered data in order while guests are idle.
+    pub tidy_when_idle: bool,
+    /// Fewest blocks in a row that are put in order.
+    pub rewrite_blocks_min: u32,
     /// Oldest that something may be before it is checkpointed, ns.
     pub checkpoint_age_ns: u64,
     /// For tests, with a log of 1 GiB or more: no checkpoint before it is nearly full, unless asked for.
@@ -41,6 +45,8 @@ impl Default for EngineOptions {
             cache_bytes: 256 << 20,
             staging_bytes: 256 << 20,
             out_of_line_bytes: 64 << 10,
+            tidy_when_idle: true,
+            rewrite_blocks_min: 16,
             checkpoint_age_ns: 10_000_000_000,
             late_checkpoints: false,
             discard_log: false,

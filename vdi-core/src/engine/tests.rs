@@ -4,6 +4,7 @@ mod failing;
 mod held;
 mod resize;
 mod shards;
+mod tidy;
 mod unreadable;
 
 use std::cell::{Cell, RefCell};

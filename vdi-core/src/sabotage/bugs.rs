@@ -73,6 +73,10 @@ pub enum Bug {
     UnstagedWhenWritten,
     /// What a life before the last one of the log staged is adopted.
     StagedInAnotherLife,
+    /// What is put in order is not locked: it goes over what a guest wrote meanwhile.
+    MovedOverWrite,
+    /// Where it was before it was put in order is free at once.
+    MovedFreedTooSoon,
     /// A collection takes what the VDI of a damaged registry entry needs.
     MarkMissesUnknown,
     /// A restart frees blocks that copies further on in the log name.
@@ -135,7 +139,7 @@ pub enum Bug {
 
 impl Bug {
     /// Every bug.
-    pub const ALL: [Bug; 64] = [
+    pub const ALL: [Bug; 66] = [
         Bug::SkipFlushBeforeRecord,
         Bug::SkipFlushAfterRecord,
         Bug::SkipHostRecord,
@@ -171,6 +175,8 @@ impl Bug {
         Bug::StagedNotHeld,
         Bug::UnstagedWhenWritten,
         Bug::StagedInAnotherLife,
+        Bug::MovedOverWrite,
+        Bug::MovedFreedTooSoon,
         Bug::MarkMissesUnknown,
         Bug::CopiesForgotten,
         Bug::OtherLogsForgotten,
@@ -327,6 +333,14 @@ impl Bug {
             Bug::UnstagedWhenWritten => (
                 "unstaged-when-written",
                 "A record is no longer staged when the log's device has it, and not when it has flushed it.",
+            ),
+            Bug::MovedOverWrite => (
+                "moved-over-write",
+                "What is put in order is not locked: it goes over what a guest wrote meanwhile.",
+            ),
+            Bug::MovedFreedTooSoon => (
+                "moved-freed-too-soon",
+                "Blocks are free as soon as what they held is put in order elsewhere.",
             ),
             Bug::StagedInAnotherLife => {
                 ("staged-in-another-life", "What a life before the last one of the log staged is adopted.")

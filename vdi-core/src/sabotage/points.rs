@@ -63,11 +63,13 @@ pub enum Point {
     Staged,
     /// A segment that a killed daemon had staged is written, not flushed.
     Adopted,
+    /// Scattered data are written in order and in the log, not in the tree.
+    Rewritten,
 }
 
 impl Point {
     /// Every point.
-    pub const ALL: [Point; 30] = [
+    pub const ALL: [Point; 31] = [
         Point::SegmentWritten,
         Point::BarrierFlushed,
         Point::OutOfLineWritten,
@@ -98,6 +100,7 @@ impl Point {
         Point::StagedNotYet,
         Point::Staged,
         Point::Adopted,
+        Point::Rewritten,
     ];
     /// Its name in reports.
     #[must_use]
@@ -133,6 +136,7 @@ impl Point {
             Point::StagedNotYet => "staged-not-yet",
             Point::Staged => "staged",
             Point::Adopted => "adopted",
+            Point::Rewritten => "rewritten",
         }
     }
 }

@@ -31,6 +31,8 @@ pub enum Order {
     Resize(String, u64),
     /// Checkpoint.
     Checkpoint,
+    /// Put in order what lies scattered.
+    Tidy,
     /// Give the disk to this shard.
     Move(String, u16),
     /// Acknowledge nothing for being staged any more.
@@ -58,6 +60,7 @@ impl Order {
             Order::Resize(name, _) => ("resize", Some(name)),
             Order::Move(name, _) => ("move", Some(name)),
             Order::Checkpoint => ("checkpoint", None),
+            Order::Tidy => ("tidy", None),
             Order::LeaveStaging => ("leave staging", None),
             Order::Collect(_) => ("collect", None),
         }
@@ -89,6 +92,7 @@ impl Admin {
             Order::Resize(name, size_bytes) => self.resize(name, *size_bytes).await,
             Order::Move(name, shard) => self.engine.move_vdi(name, *shard).await,
             Order::Checkpoint => self.checkpoint().await,
+            Order::Tidy => self.engine.tidy().await,
             Order::LeaveStaging => {
                 self.model.borrow_mut().left_staging = true;
                 self.engine.leave_staging().await
@@ -99,7 +103,8 @@ impl Admin {
         if let Some(disk) = model.disks.get_mut(&name) {
             (disk.claimed, disk.exclusive) = (false, false);
         }
-        let changes = !matches!(order, Order::Checkpoint | Order::Collect(_) | Order::LeaveStaging);
+        let changes =
+            !matches!(order, Order::Checkpoint | Order::Tidy | Order::Collect(_) | Order::LeaveStaging);
         if result.is_err() && changes && model.failure.is_none() {
             // Whether it happened is open: a restart finds out.
             model.restart.get_or_insert_with(|| format!("{verb} of {name} failed"));

@@ -9,7 +9,7 @@ use crate::device::simulated::FaultCounts;
 pub const WORLDS_FOR_ALL: u64 = 500;
 
 /// What guests and administrator do.
-pub const VERBS: [&str; 17] = [
+pub const VERBS: [&str; 18] = [
     "write",
     "read",
     "discard",
@@ -25,6 +25,7 @@ pub const VERBS: [&str; 17] = [
     "resize",
     "checkpoint",
     "collect",
+    "tidy",
     "move",
     "leave staging",
 ];

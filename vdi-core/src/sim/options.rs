@@ -39,13 +39,15 @@ pub enum Verb {
     Checkpoint,
     /// Collection of dead blocks.
     Collect,
+    /// What lies scattered put in order.
+    Tidy,
     /// A disk given to another shard.
     Move,
     /// What comes first when the daemon is to stop.
     LeaveStaging,
 }
 
-const WEIGHTS: [(Verb, u64, bool); 17] = [
+const WEIGHTS: [(Verb, u64, bool); 18] = [
     // (verb, weight, may be left out)
     (Verb::Write, 400, false),
     (Verb::Read, 120, true),
@@ -62,6 +64,7 @@ const WEIGHTS: [(Verb, u64, bool); 17] = [
     (Verb::Resize, 10, true),
     (Verb::Checkpoint, 25, true),
     (Verb::Collect, 16, true),
+    (Verb::Tidy, 12, true),
     (Verb::Move, 16, true),
     (Verb::LeaveStaging, 3, true),
 ];
@@ -293,6 +296,8 @@ fn draw_engine(random: &mut Random) -> EngineOptions {
         staging_bytes: *random.pick(&[1 << 14, 1 << 18, 256 << 20]),
         // The last: never.
         out_of_line_bytes: *random.pick(&[1 << 13, 1 << 14, 64 << 10, 2 << 20]),
+        tidy_when_idle: false,
+        rewrite_blocks_min: *random.pick(&[2, 2, 16]),
         checkpoint_age_ns: *random.pick(&[1_000_000, 1_000_000_000, 10_000_000_000]),
         ..EngineOptions::default()
     }

@@ -127,6 +127,12 @@ impl Engines {
     pub async fn move_vdi(&self, name: &str, shard: u16) -> Result<()> {
         self.home().move_vdi(name, shard).await
     }
+    pub async fn tidy(&self) -> Result<()> {
+        for engine in self.all() {
+            engine.tidy().await?;
+        }
+        Ok(())
+    }
     pub async fn leave_staging(&self) -> Result<()> {
         for engine in self.all() {
             engine.leave_staging().await?;

@@ -37,6 +37,7 @@ pub fn draw(model: &mut Model, options: &Options, random: &mut Random) -> Option
             Some(Action::Admin(Order::Create(name, draw_size(options, random))))
         }
         Verb::Checkpoint => Some(Action::Admin(Order::Checkpoint)),
+        Verb::Tidy => Some(Action::Admin(Order::Tidy)),
         Verb::LeaveStaging => Some(Action::Admin(Order::LeaveStaging)),
         Verb::Collect => Some(Action::Admin(Order::Collect(random.below(4) == 0))),
         _ => draw_order(verb, model, options, random).map(Action::Admin),

@@ -49,6 +49,29 @@ pub async fn lookup(
     Ok(out.mappings)
 }
 
+/// What there is at a block.
+pub enum Leaf {
+    /// The leaf that covers it.
+    Here(Node),
+    /// Nothing, up to this block.
+    AbsentUntil(VirtualBlock),
+}
+
+/// The leaf that covers `block`, which the tree has room for.
+///
+/// # Errors
+/// As [`lookup`].
+pub async fn leaf(cache: &NodeCache, root: &Root, block: VirtualBlock) -> Result<Leaf> {
+    root.verify()?;
+    Ok(match descend(cache, root, block).await? {
+        Found::Leaf(node) => Leaf::Here(node),
+        Found::AbsentBelow(level) => {
+            let covered = entry_blocks(level);
+            Leaf::AbsentUntil(VirtualBlock((block.0 / covered + 1) * covered))
+        }
+    })
+}
+
 enum Found {
     Leaf(Node),
     /// The entry of a node of this level is absent; the depth itself stands for the root's.

@@ -24,6 +24,7 @@ mod read;
 pub mod recover;
 mod requests;
 mod resize;
+pub mod rewrite;
 mod room;
 mod snapshot;
 mod spilled;
@@ -85,6 +86,8 @@ pub struct Shared {
     pub late_checkpoints: bool,
     /// Writes of at least this many bytes go straight to their final place.
     pub out_of_line_bytes: usize,
+    /// Requests of guests so far.
+    pub asked: Cell<u64>,
     /// Out-of-line writes on their way.
     pub placing: placing::Placing,
     /// Out-of-line writes completed, and how many of them a store flush has covered.
@@ -238,6 +241,16 @@ impl Vdi {
     #[must_use]
     pub fn size_bytes(&self) -> u64 {
         self.0.size_bytes.get()
+    }
+    /// The last record appended.
+    #[must_use]
+    pub fn seq(&self) -> VdiSeq {
+        self.0.seq.get()
+    }
+    /// The tree that reads go to.
+    #[must_use]
+    pub fn root(&self) -> Root {
+        self.0.root.get()
     }
     /// The current epoch.
     #[must_use]

@@ -42,6 +42,12 @@ impl Requests {
 
 impl Vdi {
     pub(super) fn enter(&self) -> Active {
+        let asked = &self.0.shared.asked;
+        asked.set(asked.get() + 1);
+        self.enter_unasked()
+    }
+    /// As [`Vdi::enter`], for work that no guest asked for.
+    pub(super) fn enter_unasked(&self) -> Active {
         let requests = &self.0.requests;
         let count = requests.now.get();
         requests.active[count].set(requests.active[count].get() + 1);

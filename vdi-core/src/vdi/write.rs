@@ -130,9 +130,9 @@ impl Vdi {
         let data = Rc::new(data);
         let out_of_line = !partial && data.len() >= self.0.shared.out_of_line_bytes;
         let placing = if out_of_line { self.0.shared.placing.start() } else { None };
-        let placed = if placing.is_some() { self.place(&data).await? } else { None };
+        let placed = if placing.is_some() { self.place(&data, PLACED_RUNS_MAX).await? } else { None };
         let seq = match placed {
-            Some(runs) => self.append_placed(blocks, runs, &data, parts).await?,
+            Some(runs) => self.append_placed(blocks, runs, &data, false, parts).await?,
             None => self.append_inline(blocks, data, guard.is_some(), parts).await?,
         };
         drop((guard, placing));
@@ -165,8 +165,8 @@ impl Vdi {
         self.insert(&blocks, &Content::Staged(staged, 0), appended.segment.seq());
         Ok(appended.segment.seq())
     }
-    /// Write whole blocks to where they will stay; None when the store has no long runs to offer.
-    async fn place(&self, data: &Rc<AlignedBuf>) -> Result<Option<Vec<Run>>> {
+    /// Write whole blocks to where they will stay, in `runs_max` runs at most; None when the store has none so long to offer.
+    pub(super) async fn place(&self, data: &Rc<AlignedBuf>, runs_max: usize) -> Result<Option<Vec<Run>>> {
         let store = &self.0.shared.store;
         let mut left = (data.len() / BLOCK_SIZE) as u32;
         let need = Need { data: u64::from(left), metadata: 0 };
@@ -175,7 +175,7 @@ impl Vdi {
         }
         let mut runs = Vec::new();
         let mut problem = None;
-        while left > 0 && runs.len() < PLACED_RUNS_MAX {
+        while left > 0 && runs.len() < runs_max {
             match store.allocate(ExtentKind::Data, left).await {
                 Ok(run) => {
                     left -= run.blocks;
@@ -208,18 +208,19 @@ impl Vdi {
         crash_point(Point::OutOfLineWritten);
         Ok(Some(runs))
     }
-    async fn append_placed(
+    pub(super) async fn append_placed(
         &self,
         blocks: Range<u64>,
         runs: Vec<Run>,
         data: &AlignedBuf,
+        locked: bool,
         parts: &Parts,
     ) -> Result<SegmentSeq> {
         let crcs = crcs_of(data);
         let at = VirtualBlock(blocks.start);
         let named = runs.iter().map(|r| (r.start, r.blocks)).collect();
         let body = Body::WriteOut { at, runs: named, crcs: crcs.clone() };
-        match self.append(body, &blocks, None, false, parts).await {
+        match self.append(body, &blocks, None, locked, parts).await {
             Ok(appended) => {
                 let content = Content::placed(Rc::new(Placed { runs, crcs: crcs.to_vec() }));
                 self.insert(&blocks, &content, appended.segment.seq());

@@ -64,6 +64,8 @@ pub enum Verb {
     RollBackFar,
     /// The disk grows until its tree is deeper.
     Grow,
+    /// What lies scattered is put in order.
+    Tidy,
     /// The daemon ends in order and starts.
     Restart,
     /// The daemon is killed and starts.
@@ -74,7 +76,7 @@ pub enum Verb {
 
 impl Verb {
     /// Every verb; the first [`Verb::CORE`] of them are the core.
-    pub const ALL: [Verb; 26] = [
+    pub const ALL: [Verb; 27] = [
         Verb::Write,
         Verb::Part,
         Verb::Discard,
@@ -98,6 +100,7 @@ impl Verb {
         Verb::CloneSnapshot,
         Verb::RollBackFar,
         Verb::Grow,
+        Verb::Tidy,
         Verb::Restart,
         Verb::Kill,
         Verb::PowerLoss,
@@ -117,7 +120,13 @@ impl Verb {
     pub fn names_a_disk(self) -> bool {
         !matches!(
             self,
-            Verb::Checkpoint | Verb::Collect | Verb::Create | Verb::Restart | Verb::Kill | Verb::PowerLoss
+            Verb::Checkpoint
+                | Verb::Collect
+                | Verb::Create
+                | Verb::Tidy
+                | Verb::Restart
+                | Verb::Kill
+                | Verb::PowerLoss
         )
     }
 }
@@ -207,6 +216,7 @@ impl Operation {
             Verb::Grow => Action::Admin(Order::Resize(name, GROWN_BLOCKS * BLOCK_BYTES)),
             Verb::Checkpoint => Action::Admin(Order::Checkpoint),
             Verb::Collect => Action::Admin(Order::Collect(false)),
+            Verb::Tidy => Action::Admin(Order::Tidy),
             Verb::Restart | Verb::Kill | Verb::PowerLoss => return None,
         })
     }

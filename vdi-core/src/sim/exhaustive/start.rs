@@ -120,6 +120,8 @@ pub fn options() -> Options {
             staging_bytes: 1 << 18,
             out_of_line_bytes: 2 * BLOCK_BYTES as usize,
             checkpoint_age_ns: u64::MAX / 4,
+            tidy_when_idle: false,
+            rewrite_blocks_min: 2,
             ..EngineOptions::default()
         },
         verbs: Vec::new(),

@@ -1,0 +1,106 @@
+//! Data that lie scattered, written again in order. It is done as a large write of a guest is: to their new place first, then
+//! a record in the log. So a crash, a snapshot, a flush and a checkpoint need to know nothing of it.
+//!
+//! Invariants:
+//! - only what the tree has and no write since hides: nobody can write these blocks meanwhile, as under a partial write;
+//! - what is written is what was read and agrees with the tree's checksums;
+//! - only with long runs to offer, and with room to spare: guests come first.
+
+use std::rc::Rc;
+
+use super::read::crcs_of;
+use super::{Parts, Vdi};
+use crate::error::Result;
+use crate::sabotage::{Bug, Point, crash_point, seeded_bug};
+use crate::store::Run;
+use crate::tree::{Mapping, lookup};
+use crate::units::{BLOCK_BYTES, Epoch, VirtualBlock};
+
+/// Blocks rewritten as one at most: 1 MiB. Whoever writes one of them waits until they are.
+pub const REWRITE_BLOCKS_MAX: u32 = 256;
+/// Free blocks that rewriting leaves to the guests, as a share of the store: what is replaced comes back only with the
+/// checkpoint.
+const LEFT_SHARE: u64 = 16;
+
+/// Blocks that lie in more runs than they need.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Scattered {
+    /// The first, of this disk.
+    pub at: VirtualBlock,
+    /// How many.
+    pub blocks: u32,
+    /// Worth it only when they come to lie in so many runs at most.
+    pub runs_max: usize,
+    /// The epoch in which they were found to be no snapshot's.
+    pub epoch: Epoch,
+}
+
+/// What became of them.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Rewritten {
+    /// They lie in order now.
+    InOrder,
+    /// Somebody wrote them meanwhile, or took a snapshot.
+    Overtaken,
+    /// The store has no such runs to offer, or guests need what it has.
+    NoRoom,
+}
+
+impl Vdi {
+    /// Blocks born after this belong to no snapshot, and are in the tree; None while snapshots are pending.
+    #[must_use]
+    pub fn own_since(&self) -> Option<Epoch> {
+        self.0.events.borrow().is_empty().then(|| self.0.record.get().threshold)
+    }
+    /// Write `scattered` again in order.
+    ///
+    /// # Errors
+    /// Those of a read and of a write.
+    pub async fn rewrite(&self, scattered: &Scattered) -> Result<Rewritten> {
+        let Scattered { at, blocks, runs_max, epoch } = *scattered;
+        let range = at.0..at.0 + u64::from(blocks);
+        self.check_writable()?;
+        let _active = self.enter_unasked();
+        let _locked = match seeded_bug(Bug::MovedOverWrite) {
+            false => Some(self.0.blocks.lock(&range).await),
+            true => None,
+        };
+        let shared = &self.0.shared;
+        let Some(_placing) = shared.placing.start() else { return Ok(Rewritten::Overtaken) };
+        let hidden = || self.0.overlay.borrow().lookup(range.clone()).iter().any(|p| p.content.is_some());
+        if hidden() || self.epoch() != epoch {
+            return Ok(Rewritten::Overtaken);
+        }
+        let root = self.0.root.get();
+        let (mut crcs, mut old) = (Vec::with_capacity(blocks as usize), Vec::new());
+        for Mapping { target, blocks, .. } in lookup(&shared.cache, &root, at, blocks).await? {
+            let Some((start, of_run)) = target else { return Ok(Rewritten::Overtaken) };
+            crcs.extend(of_run);
+            old.push(Run { start, blocks });
+        }
+        let data = self.read_private(range.start, u64::from(blocks)).await?;
+        // A bit that turned in memory since it was read is not sealed with a new checksum.
+        if crcs_of(&data)[..] != crcs && !seeded_bug(Bug::MovedOverWrite) {
+            return Ok(Rewritten::Overtaken);
+        }
+        if !self.has_room_to_rewrite(blocks) {
+            return Ok(Rewritten::NoRoom);
+        }
+        let data = Rc::new(data);
+        let Some(runs) = self.place(&data, runs_max).await? else { return Ok(Rewritten::NoRoom) };
+        if self.epoch() != epoch {
+            shared.store.quarantine(runs.into_iter().collect(), shared.log.newest());
+            return Ok(Rewritten::Overtaken);
+        }
+        self.append_placed(range, runs, &data, true, &Parts::default()).await?;
+        crash_point(Point::Rewritten);
+        if seeded_bug(Bug::MovedFreedTooSoon) {
+            shared.store.give_back_unreachable(old.into_iter().collect());
+        }
+        Ok(Rewritten::InOrder)
+    }
+    fn has_room_to_rewrite(&self, blocks: u32) -> bool {
+        let space = self.0.shared.store.space();
+        space.free_bytes > space.total_bytes / LEFT_SHARE + u64::from(blocks) * BLOCK_BYTES
+    }
+}
