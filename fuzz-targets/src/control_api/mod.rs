@@ -11,7 +11,7 @@ use vhost_parallax::control::server::access::Access;
 use vhost_parallax::control::server::{Deadlines, Server, ServerConfig, map_responder};
 
 use crate::tape::Tape;
-use exchange::exchange;
+use exchange::{PATIENT, QUIET, exchange};
 
 /// Requests of one connection at most.
 const REQUESTS_MAX: u64 = 24;
@@ -39,7 +39,8 @@ pub fn run(bytes: &[u8]) {
             break;
         }
     }
-    let well = exchange(&socket, b"GET /api/v1/vdis HTTP/1.1\r\nhost: p\r\nconnection: close\r\n\r\n").said;
+    let sound = b"GET /api/v1/vdis HTTP/1.1\r\nhost: p\r\nconnection: close\r\n\r\n";
+    let well = exchange(&socket, sound, &PATIENT).said;
     assert!(well.starts_with(b"HTTP/1.1 200 "), "the next client gets {}", String::from_utf8_lossy(&well));
     answers::check(&well);
     server.stop();
@@ -67,7 +68,7 @@ fn connection(socket: &Path, tape: &mut Tape<'_>) {
     if how & 16 != 0 {
         sent.extend(b"GET /api/v1/tree HTTP/1.1\r\nhost: p\r\nconnection: close\r\n\r\n");
     }
-    answers::check(&exchange(socket, &sent).said);
+    answers::check(&exchange(socket, &sent, &QUIET).said);
 }
 
 /// A head, or a body, that never ends.
@@ -82,7 +83,7 @@ fn flood(socket: &Path, tape: &mut Tape<'_>) {
     // As many as the tape says; one in a while is without end.
     let bytes_wanted = if tape.u8() & 31 == 31 { FLOOD_BYTES } else { usize::from(tape.u16()) * 4 };
     sent.extend(piece.iter().copied().cycle().take(bytes_wanted));
-    let had = exchange(socket, &sent);
+    let had = exchange(socket, &sent, &QUIET);
     answers::check(&had.said);
     let requests = had.said.windows(9).filter(|w| w == b"HTTP/1.1 ").count();
     // Many requests in a row may be many bytes; one may not.

@@ -192,8 +192,13 @@ impl Engine {
                     // Its entry may be a damaged one.
                     continue;
                 }
+                // Of a shard that was taken over the home shard may be told what concerns itself.
+                let own = entry.as_ref().is_some_and(|e| e.host == shard);
                 if let Some(entry) = entry.filter(|_| !seeded_bug(Bug::OtherLogsForgotten)) {
                     self.on(entry.host, move |e| async move { e.hear_of(&entry, stranger).await }).await??;
+                }
+                if own {
+                    continue;
                 }
                 self.on(shard, move |e| async move { e.forget_stranger(id) }).await?;
             }

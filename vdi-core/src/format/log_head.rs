@@ -232,6 +232,7 @@ pub fn verify_slot(bytes: &[u8], log: Uuid, slot: u64) -> Result<LogHead> {
     let length = disk.header.length.get() as usize;
     let area = bytes.get(..length).ok_or_else(|| bad("its length is beyond its slot"))?;
     let generation = verify(area, expect(log, slot))?;
+    let (disk, rest) = DiskHead::ref_from_prefix(area).map_err(|_| bad("shorter than its fields"))?;
     if disk.version.get() != VERSION {
         return Err(Error::new(
             ErrorKind::Unsupported,
@@ -239,9 +240,8 @@ pub fn verify_slot(bytes: &[u8], log: Uuid, slot: u64) -> Result<LogHead> {
             "open the store with the version that wrote it, or a newer one",
         ));
     }
-    let (entries, padding) =
-        <[DiskVdi]>::ref_from_prefix_with_elems(&area[HEAD_BYTES..], disk.vdis.get() as usize)
-            .map_err(|_| bad("its VDIs do not fit its length"))?;
+    let (entries, padding) = <[DiskVdi]>::ref_from_prefix_with_elems(rest, disk.vdis.get() as usize)
+        .map_err(|_| bad("its VDIs do not fit its length"))?;
     let head = LogHead {
         log,
         store: Uuid(disk.store.get()),
@@ -304,6 +304,7 @@ impl LogHead {
 mod tests {
     use super::*;
     use crate::format::law::every_flipped_bit_is_found;
+    use crate::format::{HEADER_BYTES, forge};
 
     const LOG: Uuid = Uuid(0x77);
 
@@ -399,6 +400,16 @@ mod tests {
         assert!(verify_slot(&bytes, LOG, 1).is_err());
         assert!(verify_slot(&bytes, Uuid(1), 0).is_err());
         assert!(verify_slot(&[], LOG, 0).is_err());
+    }
+
+    #[test]
+    fn a_sealed_head_that_ends_before_its_fields_is_an_error() {
+        for bytes in [HEADER_BYTES, HEAD_BYTES - 1] {
+            let mut head = encode(&head(), 0);
+            head[12..16].copy_from_slice(&(bytes as u32).to_le_bytes());
+            forge::reseal(&mut head[..bytes]).unwrap();
+            assert!(verify_slot(&head, LOG, 0).is_err());
+        }
     }
 
     #[test]

@@ -340,8 +340,13 @@ fn locate(
     let mut queue = Queue::new(QUEUE_DEPTH_MAX).map_err(bad)?;
     queue.try_set_size(size).map_err(bad)?;
     let at = |user_addr| memory.guest_addr(user_addr).map(GuestAddress);
+    let available = at(place.available)?;
+    // There the queue would call itself not ready with every request.
+    if available == GuestAddress(0) {
+        return Err(fault(device, index, "an available ring at guest address 0, which stands for none"));
+    }
     queue.try_set_desc_table_address(at(place.descriptors)?).map_err(bad)?;
-    queue.try_set_avail_ring_address(at(place.available)?).map_err(bad)?;
+    queue.try_set_avail_ring_address(available).map_err(bad)?;
     queue.try_set_used_ring_address(at(place.used)?).map_err(bad)?;
     queue.set_ready(true);
     if !queue.is_valid(memory.map()) {

@@ -15,11 +15,21 @@ fn two_shards_on<F: Future<Output = ()> + 'static>(
     second: &Media,
     f: impl FnOnce(Engines, Executor) -> F + 'static,
 ) {
+    shards_on(2, w, second, f);
+}
+
+/// As [`two_shards_on`] with so many; one takes over what a second had.
+fn shards_on<F: Future<Output = ()> + 'static>(
+    shards: u16,
+    w: &World,
+    second: &Media,
+    f: impl FnOnce(Engines, Executor) -> F + 'static,
+) {
     let executor = Executor::new();
     let store = w.store_device();
     let second = DeviceHandle::new(Box::new(MemoryDevice::new("log 1", LOG_BYTES, second.clone())));
     let devices = vec![store, w.log_device(), second];
-    let engines = Engines::new(2);
+    let engines = Engines::new(shards);
     let (all, disks, env) = (engines.clone(), devices.clone(), env(&executor));
     let (runs, time) = (executor.clone(), executor.clone());
     let work = async move {
@@ -100,7 +110,7 @@ fn blocks_that_another_shard_freed_wait_for_the_trim_of_their_owners_log() {
 
 /// The store loses what it called durable; the logs do not.
 pub(super) fn a_disk_whose_move_the_store_has_lost_is_not_shown_as_it_was() {
-    for checkpointed in [true, false] {
+    for (checkpointed, shards) in [(true, 2), (false, 2), (true, 1), (false, 1)] {
         let (w, second) = (World::formatted(), Media::default());
         two_shards_on(&w, &second, |engines, _| async move {
             engines.create("a", DISK).await.unwrap();
@@ -120,7 +130,7 @@ pub(super) fn a_disk_whose_move_the_store_has_lost_is_not_shown_as_it_was() {
         });
         let w = World { store: before, log: w.log.fork(), log_bytes: w.log_bytes, ..World::default() };
         for _ in 0..3 {
-            two_shards_on(&w, &second, |engines, _| async move {
+            shards_on(shards, &w, &second, |engines, _| async move {
                 assert!(engines.open_vdi("a").await.unwrap().held().is_some());
                 engines.create("b", DISK).await.unwrap();
                 write(&engines.open_vdi("b").await.unwrap(), 0, &fill(3, 1 << 20)).await;
