@@ -195,6 +195,7 @@ impl Engine {
     pub async fn close(&self) -> Result<()> {
         self.0.closing.set(true);
         self.0.shared.pressure.request();
+        self.end_tidying().await;
         let checkpointed = self.checkpoint_round_of_all().await;
         self.leave_staging().await?;
         checkpointed

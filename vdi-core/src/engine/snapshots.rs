@@ -33,6 +33,7 @@ impl Engine {
     pub async fn rollback(&self, name: &str, epoch: Epoch) -> Result<SnapshotInfo> {
         let vdi = self.open_vdi(name).await?;
         vdi.find_snapshot(epoch)?;
+        let _still = vdi.keep_in_place().await;
         let kept = vdi.snapshot(None).await?;
         self.checkpoint_snapshot(&vdi, epoch).await?;
         vdi.roll_back_to(epoch).await?;

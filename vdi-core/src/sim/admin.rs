@@ -92,7 +92,10 @@ impl Admin {
             Order::Resize(name, size_bytes) => self.resize(name, *size_bytes).await,
             Order::Move(name, shard) => self.engine.move_vdi(name, *shard).await,
             Order::Checkpoint => self.checkpoint().await,
-            Order::Tidy => self.engine.tidy().await,
+            Order::Tidy => {
+                self.engine.tidy().await;
+                Ok(())
+            }
             Order::LeaveStaging => {
                 self.model.borrow_mut().left_staging = true;
                 self.engine.leave_staging().await

@@ -296,7 +296,7 @@ fn draw_engine(random: &mut Random) -> EngineOptions {
         staging_bytes: *random.pick(&[1 << 14, 1 << 18, 256 << 20]),
         // The last: never.
         out_of_line_bytes: *random.pick(&[1 << 13, 1 << 14, 64 << 10, 2 << 20]),
-        tidy_when_idle: false,
+        tidy_when_idle: random.below(4) == 0,
         rewrite_blocks_min: *random.pick(&[2, 2, 16]),
         checkpoint_age_ns: *random.pick(&[1_000_000, 1_000_000_000, 10_000_000_000]),
         ..EngineOptions::default()

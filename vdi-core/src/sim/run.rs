@@ -319,7 +319,8 @@ pub(super) fn stop(world: &mut World, first: bool) -> Result<(), String> {
 /// With the daemon the logs' devices lose what was not flushed, which is in memory all the same; or a start does not find
 /// the memory.
 fn staging_is_put_to_the_test(world: &mut World) {
-    if world.random.below(4) == 0 && !world.model.borrow().left_staging {
+    let staged = world.staging.all_outlive() && !world.model.borrow().left_staging;
+    if staged && world.random.below(4) == 0 {
         let survival = draw_survival(&mut world.random);
         world.logs.iter().for_each(|log| drop(log.power_loss(survival)));
     }

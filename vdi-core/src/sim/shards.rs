@@ -127,11 +127,10 @@ impl Engines {
     pub async fn move_vdi(&self, name: &str, shard: u16) -> Result<()> {
         self.home().move_vdi(name, shard).await
     }
-    pub async fn tidy(&self) -> Result<()> {
+    pub async fn tidy(&self) {
         for engine in self.all() {
-            engine.tidy().await?;
+            engine.tidy().await;
         }
-        Ok(())
     }
     pub async fn leave_staging(&self) -> Result<()> {
         for engine in self.all() {

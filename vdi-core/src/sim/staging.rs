@@ -68,6 +68,11 @@ impl Memories {
             }
         }
     }
+    /// Whether no shard acknowledges what is not on its device.
+    #[must_use]
+    pub fn all_outlive(&self) -> bool {
+        self.shards.iter().all(|m| m.here.outlives.is_ok())
+    }
     /// Whether a start may miss what was staged.
     #[must_use]
     pub fn is_astray(&self) -> bool {

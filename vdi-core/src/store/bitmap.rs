@@ -90,6 +90,15 @@ impl Bitmaps {
     pub fn most_free(&mut self, kind: ExtentKind) -> u32 {
         self.index(kind).last().map_or(0, |(free, _)| *free)
     }
+    /// Regions of this kind with nothing in them; `most` when there are more.
+    pub fn empty_regions(&mut self, kind: ExtentKind, most: usize) -> usize {
+        self.index(kind).iter().rev().take(most).take_while(|(free, _)| *free == REGION_BLOCKS).count()
+    }
+    /// Free blocks of the region that `addr` lies in; none where it is claimed, or the extent not ours.
+    pub fn free_around(&self, g: Geometry, addr: BlockAddr) -> u32 {
+        let region = (g.block(addr) / REGION_BLOCKS) as usize;
+        self.extents.get(&g.extent(addr)).map_or(0, |e| free_in(&e.regions[region]))
+    }
     /// Claim every free block of the emptiest region of this kind: its start and mask.
     pub fn claim_emptiest(&mut self, g: Geometry, kind: ExtentKind) -> Option<(BlockAddr, RegionBits)> {
         let (_, Reverse(start)) = self.index(kind).last().copied()?;

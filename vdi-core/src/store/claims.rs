@@ -3,7 +3,8 @@
 //! A claim is made durable in two steps, host record first and bitmap after, each with its flush: a
 //! crash in between leaves blocks that the host record calls claimed and unused, so nothing leaks.
 
-use super::bitmap::test;
+use std::ops::Range;
+
 use super::{ActiveClaim, ExtentKind, Run, Store};
 use crate::error::Result;
 use crate::format::extent::{self, RegionBits};
@@ -19,6 +20,13 @@ const DATA_CLAIMS_MAX: usize = 34;
 const METADATA_CLAIMS_MAX: usize = 12;
 const _: () = assert!(DATA_CLAIMS_MAX + METADATA_CLAIMS_MAX <= CLAIMS_MAX);
 
+/// Empty regions of data that a shard should have for large writes: a share of its own, 64 MiB at most.
+const EMPTY_SHARE: u64 = 16;
+const EMPTY_REGIONS_MIN: u64 = 2;
+const EMPTY_REGIONS_MAX: u64 = 32;
+/// Free blocks of a region of which so little is used that it pays to empty it: half of it.
+const SPARSE_FREE_MIN: u32 = REGION_BLOCKS / 2;
+
 /// When blocks are claimed.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum When {
@@ -26,6 +34,8 @@ enum When {
     Now,
     /// Some are left. An extent that nobody needs yet may be promised to others.
     Ahead,
+    /// Those that are left are in pieces.
+    Longer,
 }
 
 /// Regions claimed at once, and held at most.
@@ -51,6 +61,23 @@ impl Store {
             }
         }
     }
+    /// As [`Store::allocate`], of `blocks_min` blocks or more if the store has so many in a row.
+    pub async fn allocate_long(&self, kind: ExtentKind, blocks_max: u32, blocks_min: u32) -> Result<Run> {
+        let is_long = || self.longest_claimed(kind, blocks_min) >= blocks_min;
+        if !is_long() {
+            let _turn = self.0.claiming.lock().await;
+            if !is_long() {
+                self.claim_more(kind, When::Longer).await?;
+            }
+        }
+        self.allocate(kind, blocks_max).await
+    }
+    fn longest_claimed(&self, kind: ExtentKind, enough: u32) -> u32 {
+        let claims = self.0.claims.borrow();
+        let of_kind = claims.iter().filter(|c| c.usable && c.claim.kind == kind).map(|c| &c.claim);
+        let runs = of_kind.filter_map(|c| next_run(&c.mask, u32::from(c.used_through), enough));
+        runs.map(|run| run.len() as u32).max().unwrap_or(0)
+    }
     /// Claims of this kind that blocks can be had from.
     fn claimed(&self, kind: ExtentKind) -> usize {
         self.0.claims.borrow().iter().filter(|c| c.usable && c.claim.kind == kind).count()
@@ -65,18 +92,25 @@ impl Store {
             let _ = self.claim_more(kind, When::Ahead).await;
         }
     }
+    /// From the first claim that has so many in a row next, else from the one that has most.
     fn take_claimed(&self, kind: ExtentKind, blocks_max: u32) -> Option<Run> {
         let mut claims = self.0.claims.borrow_mut();
-        let at = claims.iter().position(|c| c.usable && c.claim.kind == kind)?;
-        let claim = &mut claims[at].claim;
-        let first = next_set(&claim.mask, u32::from(claim.used_through))?;
-        let mut end = first + 1;
-        while end < REGION_BLOCKS && end - first < blocks_max && test(&claim.mask, end) {
-            end += 1;
+        let mut best: Option<(usize, Range<u32>)> = None;
+        for (at, c) in claims.iter().enumerate().filter(|(_, c)| c.usable && c.claim.kind == kind) {
+            let next = next_run(&c.claim.mask, u32::from(c.claim.used_through), blocks_max);
+            let Some(run) = next else { continue };
+            if best.as_ref().is_none_or(|(_, b)| b.len() < run.len()) {
+                best = Some((at, run));
+            }
+            if best.as_ref().is_some_and(|(_, b)| b.len() as u32 == blocks_max) {
+                break;
+            }
         }
-        let run = Run { start: claim.start.plus(u64::from(first)), blocks: end - first };
-        match next_set(&claim.mask, end) {
-            Some(_) => claim.used_through = end as u16,
+        let (at, found) = best?;
+        let claim = &mut claims[at].claim;
+        let run = Run { start: claim.start.plus(u64::from(found.start)), blocks: found.len() as u32 };
+        match next_run(&claim.mask, found.end, 1) {
+            Some(_) => claim.used_through = found.end as u16,
             None => drop(claims.remove(at)),
         }
         self.0.space.borrow_mut().take_free(kind, u64::from(run.blocks));
@@ -95,7 +129,8 @@ impl Store {
             if held + new.len() >= most || when == When::Ahead && self.may_want_an_extent(kind) {
                 break;
             }
-            match self.would_rather_have_an_extent(kind) {
+            let longer = when == When::Longer && self.may_want_an_extent(kind);
+            match longer || self.would_rather_have_an_extent(kind) {
                 true if new.is_empty() => self.take_extent(kind).await?,
                 true => break,
                 false => {}
@@ -112,7 +147,7 @@ impl Store {
                 None => break,
             }
         }
-        if new.is_empty() && when == When::Ahead {
+        if new.is_empty() && when != When::Now {
             return Ok(());
         }
         if !again {
@@ -171,6 +206,19 @@ impl Store {
         self.0.space.borrow_mut().take_free(kind, u64::from(was_free));
         Ok(())
     }
+    /// Whether free space is there, but hardly any of it in one piece.
+    #[must_use]
+    pub fn lacks_empty_regions(&self) -> bool {
+        let regions = self.0.space.borrow().owned(ExtentKind::Data) / u64::from(REGION_BLOCKS);
+        let wanted = (regions / EMPTY_SHARE).clamp(EMPTY_REGIONS_MIN, EMPTY_REGIONS_MAX) as usize;
+        let spare = self.0.space.borrow().has_spare_extent();
+        !spare && self.0.bitmaps.borrow_mut().empty_regions(ExtentKind::Data, wanted) < wanted
+    }
+    /// Whether little of the region of data that `addr` lies in is used, so that it costs little to empty it.
+    #[must_use]
+    pub fn is_sparse(&self, addr: crate::units::BlockAddr) -> bool {
+        (SPARSE_FREE_MIN..REGION_BLOCKS).contains(&self.0.bitmaps.borrow().free_around(self.geometry(), addr))
+    }
     /// True when the block is used or claimed, as far as this host's extents go.
     #[must_use]
     pub fn is_used(&self, addr: crate::units::BlockAddr) -> bool {
@@ -178,6 +226,51 @@ impl Store {
     }
 }
 
-fn next_set(mask: &RegionBits, from: u32) -> Option<u32> {
-    (from..REGION_BLOCKS).find(|b| test(mask, *b))
+/// The first bits of `mask` from `from` on that are set, `most` of them at most.
+fn next_run(mask: &RegionBits, from: u32, most: u32) -> Option<Range<u32>> {
+    let start = next(mask, from, true)?;
+    let end = next(mask, start, false).unwrap_or(REGION_BLOCKS);
+    Some(start..end.min(start.saturating_add(most)))
+}
+
+/// The first bit from `from` on that is set, or is not.
+fn next(mask: &RegionBits, from: u32, set: bool) -> Option<u32> {
+    let mut above = u64::MAX.checked_shl(from % 64).unwrap_or_default();
+    for word in from / 64..REGION_BLOCKS / 64 {
+        let bits = if set { mask[word as usize] } else { !mask[word as usize] } & above;
+        if bits != 0 {
+            return Some(word * 64 + bits.trailing_zeros());
+        }
+        above = u64::MAX;
+    }
+    None
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_next_run_is_what_counting_bit_by_bit_finds() {
+        let masks: [RegionBits; 5] = [
+            [0; 8],
+            [u64::MAX; 8],
+            [0x8000_0000_0000_0001; 8],
+            [0, 0, u64::MAX, 1, 0, 0xff00, 0, 1 << 63],
+            [u64::MAX, 0x7, 0, 0, 0, 0, 0, u64::MAX],
+        ];
+        let is_set = |mask: &RegionBits, bit: u32| mask[(bit / 64) as usize] >> (bit % 64) & 1 == 1;
+        for mask in masks {
+            for from in 0..=REGION_BLOCKS {
+                for most in [1, 3, 64, 70, 512] {
+                    let start = (from..REGION_BLOCKS).find(|b| is_set(&mask, *b));
+                    let expected = start.map(|s| {
+                        let end = (s..REGION_BLOCKS).find(|b| !is_set(&mask, *b)).unwrap_or(REGION_BLOCKS);
+                        s..end.min(s + most)
+                    });
+                    assert_eq!(next_run(&mask, from, most), expected, "{mask:x?} from {from}, {most}");
+                }
+            }
+        }
+    }
 }

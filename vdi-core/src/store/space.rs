@@ -98,6 +98,12 @@ impl Space {
     pub fn free(&self, kind: ExtentKind) -> u64 {
         if kind == ExtentKind::Data { self.free_data } else { self.free_metadata }
     }
+    pub fn owned(&self, kind: ExtentKind) -> u64 {
+        match kind {
+            ExtentKind::Data => self.owned_data,
+            _ => self.owned_metadata,
+        }
+    }
     pub fn add_free(&mut self, kind: ExtentKind, blocks: u64) {
         match kind {
             ExtentKind::Data => self.free_data += blocks,

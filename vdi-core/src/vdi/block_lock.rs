@@ -1,4 +1,4 @@
-//! Blocks locked while a partial write reads, merges and appends. Whoever writes such a block meanwhile
+//! Blocks locked while a partial write reads, merges and appends, or while they are written again elsewhere. Whoever writes such a block meanwhile
 //! waits. All blocks of the write are locked, not just the partial ones at its edges: a smaller partial write
 //! inside it would else merge with what this one is about to replace. The bound is a request's blocks per
 //! partial write in flight.

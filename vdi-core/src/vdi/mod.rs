@@ -180,6 +180,8 @@ struct Inner {
     logged: RefCell<origin::Logged>,
     /// Held over a whole resize or roll-back: what one cuts off another must not bring back.
     reshaping: TaskLock,
+    /// Held while blocks are rewritten, or must not be.
+    rewriting: TaskLock,
     requests: Requests,
 }
 
@@ -224,6 +226,7 @@ impl Vdi {
             oldest: RefCell::default(),
             logged: RefCell::default(),
             reshaping: TaskLock::default(),
+            rewriting: TaskLock::default(),
             requests: Requests::default(),
         }))
     }

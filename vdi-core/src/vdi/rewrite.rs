@@ -6,19 +6,22 @@
 //! - what is written is what was read and agrees with the tree's checksums;
 //! - only with long runs to offer, and with room to spare: guests come first.
 
+use std::ops::Range;
 use std::rc::Rc;
 
 use super::read::crcs_of;
 use super::{Parts, Vdi};
+use crate::buffer::AlignedBuf;
 use crate::error::Result;
+use crate::executor::{LocalFuture, TaskGuard, join_all};
 use crate::sabotage::{Bug, Point, crash_point, seeded_bug};
 use crate::store::Run;
-use crate::tree::{Mapping, lookup};
+use crate::tree::lookup;
 use crate::units::{BLOCK_BYTES, Epoch, VirtualBlock};
 
 /// Blocks rewritten as one at most: 1 MiB. Whoever writes one of them waits until they are.
 pub const REWRITE_BLOCKS_MAX: u32 = 256;
-/// Free blocks that rewriting leaves to the guests, as a share of the store: what is replaced comes back only with the
+/// Free blocks that rewriting leaves to the guests, as a share of what this shard has: what is replaced comes back only with the
 /// checkpoint.
 const LEFT_SHARE: u64 = 16;
 
@@ -40,9 +43,11 @@ pub struct Scattered {
 pub enum Rewritten {
     /// They lie in order now.
     InOrder,
-    /// Somebody wrote them meanwhile, or took a snapshot.
+    /// Somebody wrote them meanwhile, or took a snapshot, or collects.
     Overtaken,
-    /// The store has no such runs to offer, or guests need what it has.
+    /// The store has no such runs to offer just now.
+    ShortRuns,
+    /// Guests need what is free.
     NoRoom,
 }
 
@@ -52,14 +57,28 @@ impl Vdi {
     pub fn own_since(&self) -> Option<Epoch> {
         self.0.events.borrow().is_empty().then(|| self.0.record.get().threshold)
     }
-    /// Write `scattered` again in order.
+    /// Nothing is rewritten while the guard lives: a roll-back needs a disk that nobody writes to.
+    pub async fn keep_in_place(&self) -> TaskGuard {
+        self.0.rewriting.lock().await
+    }
+    /// Write `some` again, each in order.
     ///
     /// # Errors
-    /// Those of a read and of a write.
-    pub async fn rewrite(&self, scattered: &Scattered) -> Result<Rewritten> {
+    /// For each those of a read and of a write.
+    pub async fn rewrite(&self, some: &[Scattered]) -> Vec<Result<Rewritten>> {
+        let Some(_turn) = self.0.rewriting.try_lock() else {
+            return some.iter().map(|_| Ok(Rewritten::Overtaken)).collect();
+        };
+        let all = some.iter().map(|s| Box::pin(self.rewrite_one(s)) as LocalFuture<'_, _>);
+        join_all(all.collect()).await
+    }
+    async fn rewrite_one(&self, scattered: &Scattered) -> Result<Rewritten> {
         let Scattered { at, blocks, runs_max, epoch } = *scattered;
         let range = at.0..at.0 + u64::from(blocks);
         self.check_writable()?;
+        if !self.has_room_to_rewrite(blocks) {
+            return Ok(Rewritten::NoRoom);
+        }
         let _active = self.enter_unasked();
         let _locked = match seeded_bug(Bug::MovedOverWrite) {
             false => Some(self.0.blocks.lock(&range).await),
@@ -71,23 +90,10 @@ impl Vdi {
         if hidden() || self.epoch() != epoch {
             return Ok(Rewritten::Overtaken);
         }
-        let root = self.0.root.get();
-        let (mut crcs, mut old) = (Vec::with_capacity(blocks as usize), Vec::new());
-        for Mapping { target, blocks, .. } in lookup(&shared.cache, &root, at, blocks).await? {
-            let Some((start, of_run)) = target else { return Ok(Rewritten::Overtaken) };
-            crcs.extend(of_run);
-            old.push(Run { start, blocks });
-        }
-        let data = self.read_private(range.start, u64::from(blocks)).await?;
-        // A bit that turned in memory since it was read is not sealed with a new checksum.
-        if crcs_of(&data)[..] != crcs && !seeded_bug(Bug::MovedOverWrite) {
+        let Some((data, old)) = self.read_to_rewrite(range.clone()).await? else {
             return Ok(Rewritten::Overtaken);
-        }
-        if !self.has_room_to_rewrite(blocks) {
-            return Ok(Rewritten::NoRoom);
-        }
-        let data = Rc::new(data);
-        let Some(runs) = self.place(&data, runs_max).await? else { return Ok(Rewritten::NoRoom) };
+        };
+        let Some(runs) = self.place(&data, runs_max).await? else { return Ok(Rewritten::ShortRuns) };
         if self.epoch() != epoch {
             shared.store.quarantine(runs.into_iter().collect(), shared.log.newest());
             return Ok(Rewritten::Overtaken);
@@ -99,8 +105,28 @@ impl Vdi {
         }
         Ok(Rewritten::InOrder)
     }
+    /// What the tree has of the blocks of `range`, all of which it has, and where.
+    async fn read_to_rewrite(&self, range: Range<u64>) -> Result<Option<(Rc<AlignedBuf>, Vec<Run>)>> {
+        let shared = &self.0.shared;
+        let blocks = range.end - range.start;
+        let _pin = shared.store.read_pin();
+        let root = self.0.root.get();
+        let (mut crcs, mut old) = (Vec::with_capacity(blocks as usize), Vec::new());
+        for m in lookup(&shared.cache, &root, VirtualBlock(range.start), blocks as u32).await? {
+            let Some((start, of_run)) = m.target else { return Ok(None) };
+            crcs.extend(of_run);
+            old.push(Run { start, blocks: m.blocks });
+        }
+        let data = self.read_private(range.start, blocks).await?;
+        // A bit that turned in memory since it was read is not sealed with a new checksum.
+        if crcs_of(&data)[..] != crcs && !seeded_bug(Bug::MovedOverWrite) {
+            return Ok(None);
+        }
+        Ok(Some((Rc::new(data), old)))
+    }
     fn has_room_to_rewrite(&self, blocks: u32) -> bool {
         let space = self.0.shared.store.space();
-        space.free_bytes > space.total_bytes / LEFT_SHARE + u64::from(blocks) * BLOCK_BYTES
+        let own_bytes = space.data_bytes + space.metadata_bytes + space.free_bytes;
+        space.free_bytes > own_bytes / LEFT_SHARE + u64::from(blocks) * BLOCK_BYTES
     }
 }

@@ -170,13 +170,14 @@ impl Vdi {
         let store = &self.0.shared.store;
         let mut left = (data.len() / BLOCK_SIZE) as u32;
         let need = Need { data: u64::from(left), metadata: 0 };
+        let blocks_min = left.div_ceil(runs_max as u32);
         if !store.try_reserve(need) {
             return Ok(None);
         }
         let mut runs = Vec::new();
         let mut problem = None;
         while left > 0 && runs.len() < runs_max {
-            match store.allocate(ExtentKind::Data, left).await {
+            match store.allocate_long(ExtentKind::Data, left, left.min(blocks_min)).await {
                 Ok(run) => {
                     left -= run.blocks;
                     runs.push(run);

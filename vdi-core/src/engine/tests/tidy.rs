@@ -42,7 +42,7 @@ fn what_lies_scattered_comes_to_lie_in_order() {
         let before = runs(&e, &vdi).await;
         assert!(before > 200, "{before} runs");
         let used = e.store().space().data_bytes;
-        let tidied = e.tidy().await.unwrap();
+        let tidied = e.tidy().await;
         assert_eq!((tidied.blocks, tidied.complete), (BLOCKS, true));
         assert_is_what_was_written(&vdi).await;
         e.checkpoint().await.unwrap();
@@ -51,7 +51,7 @@ fn what_lies_scattered_comes_to_lie_in_order() {
         // What was replaced comes back with the rounds after.
         e.checkpoint().await.unwrap();
         assert_eq!(e.store().space().data_bytes, used);
-        assert_eq!(e.tidy().await.unwrap().blocks, 0, "nothing is left to do");
+        assert_eq!(e.tidy().await.blocks, 0, "nothing is left to do");
     });
     w.run(|e| async move { assert_is_what_was_written(&e.open_vdi("a").await.unwrap()).await });
 }
@@ -64,12 +64,12 @@ fn what_a_snapshot_shares_stays_where_it_is() {
         let vdi = e.open_vdi("a").await.unwrap();
         written(&e, &vdi).await;
         vdi.snapshot(None).await.unwrap();
-        assert_eq!(e.tidy().await.unwrap().blocks, 0, "while it is pending");
+        assert_eq!(e.tidy().await.blocks, 0, "while it is pending");
         e.checkpoint().await.unwrap();
-        assert_eq!(e.tidy().await.unwrap().blocks, 0, "and after");
+        assert_eq!(e.tidy().await.blocks, 0, "and after");
         // What is written now is the disk's own.
         written(&e, &vdi).await;
-        assert_eq!(e.tidy().await.unwrap().blocks, BLOCKS);
+        assert_eq!(e.tidy().await.blocks, BLOCKS);
         assert_is_what_was_written(&vdi).await;
     });
 }
@@ -81,7 +81,7 @@ fn what_is_put_in_order_survives_a_kill_before_its_checkpoint() {
         e.create("a", DISK).await.unwrap();
         let vdi = e.open_vdi("a").await.unwrap();
         written(&e, &vdi).await;
-        assert_eq!(e.tidy().await.unwrap().blocks, BLOCKS);
+        assert_eq!(e.tidy().await.blocks, BLOCKS);
         vdi.flush().await.unwrap();
     });
     w.run(|e| async move {
@@ -110,5 +110,109 @@ fn idle_work_begins_when_guests_are_idle_and_ends_when_they_are_not() {
         e.checkpoint().await.unwrap();
         assert!(runs(&e, &vdi).await <= 10);
         assert_is_what_was_written(&vdi).await;
+    });
+}
+
+#[test]
+fn what_is_checkpointed_after_the_guest_went_idle_comes_to_lie_in_order_too() {
+    let w = World::formatted();
+    w.run(|e| async move {
+        e.create("a", DISK).await.unwrap();
+        let vdi = e.open_vdi("a").await.unwrap();
+        written(&e, &vdi).await;
+        // These are not in the tree when the guest has been idle for long enough.
+        for n in 0..BLOCKS / 2 {
+            write(&vdi, n * 16, &fill(tag(n * 2), 4096)).await;
+        }
+        let executor = e.shared().executor.clone();
+        executor.sleep(60_000_000_000).await;
+        assert_is_what_was_written(&vdi).await;
+        e.checkpoint().await.unwrap();
+        let after = runs(&e, &vdi).await;
+        assert!(after <= 10, "{after} runs");
+    });
+}
+
+#[test]
+fn a_damaged_disk_does_not_keep_its_neighbours_from_being_put_in_order() {
+    let w = World::formatted();
+    let unreadable = Rc::clone(&w.unreadable);
+    w.run(|e| async move {
+        let mut vdis = Vec::new();
+        for name in ["a", "b", "c"] {
+            e.create(name, DISK).await.unwrap();
+            let vdi = e.open_vdi(name).await.unwrap();
+            written(&e, &vdi).await;
+            vdis.push(vdi);
+        }
+        let bad = &vdis[1];
+        let mappings = lookup(&e.shared().cache, &bad.root(), VirtualBlock(100), 1).await.unwrap();
+        let (addr, _) = mappings[0].target.clone().unwrap();
+        unreadable.set(Some(e.store().offset_bytes(addr, 1).unwrap()));
+        let tidied = e.tidy().await;
+        assert!(tidied.complete && tidied.blocks >= 2 * BLOCKS, "{tidied:?}");
+        unreadable.set(None);
+        for vdi in &vdis {
+            assert_is_what_was_written(vdi).await;
+        }
+    });
+}
+
+#[test]
+fn a_roll_back_waits_for_idle_work_and_keeps_it_out() {
+    let w = World::formatted();
+    w.run(|e| async move {
+        e.create("a", DISK).await.unwrap();
+        let vdi = e.open_vdi("a").await.unwrap();
+        let snapshot = vdi.snapshot(None).await.unwrap();
+        written(&e, &vdi).await;
+        let done = Rc::new(Cell::new(false));
+        let (engine, set) = (e.clone(), Rc::clone(&done));
+        e.shared().executor.spawn(async move {
+            engine.tidy().await;
+            set.set(true);
+        });
+        crate::executor::yield_now().await;
+        e.rollback("a", snapshot.epoch).await.unwrap();
+        let executor = e.shared().executor.clone();
+        while !done.get() {
+            executor.sleep(1_000_000).await;
+        }
+        assert!(read(&vdi, 0, 4096).await == [0; 4096], "it was empty then");
+    });
+}
+
+#[test]
+fn regions_with_little_in_them_are_emptied_when_free_space_is_in_pieces() {
+    let w = World::formatted();
+    w.run(|e| async move {
+        e.create("a", DISK).await.unwrap();
+        let vdi = e.open_vdi("a").await.unwrap();
+        let block = |n: u64| (n * 16, (n % 251) as u8 + 1);
+        // All that there is room for, and then only every sixteenth block stays.
+        let mut blocks = 0;
+        while e.store().space().free_bytes > 20 << 20 {
+            write(&vdi, blocks * 8, &fill((blocks / 16 % 251) as u8 + 1, 4096 * 256)).await;
+            blocks += 256;
+            if blocks % 2048 == 0 {
+                e.checkpoint().await.unwrap();
+            }
+        }
+        for n in 0..blocks / 16 {
+            vdi.discard((n * 16 + 1) * 8, 15 * 8, Ack::WriteBack).await.unwrap();
+        }
+        for n in 0..blocks / 16 {
+            write(&vdi, block(n).0 * 8, &fill(block(n).1, 4096)).await;
+        }
+        e.checkpoint().await.unwrap();
+        e.checkpoint().await.unwrap();
+        assert!(e.store().lacks_empty_regions() || e.tidy().await.blocks == 0);
+        e.tidy().await;
+        e.checkpoint().await.unwrap();
+        e.checkpoint().await.unwrap();
+        assert!(!e.store().lacks_empty_regions());
+        for n in 0..blocks / 16 {
+            assert!(read(&vdi, block(n).0 * 8, 4096).await == bytes_of(&fill(block(n).1, 4096)), "block {n}");
+        }
     });
 }
