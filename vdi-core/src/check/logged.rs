@@ -6,10 +6,11 @@ use super::{Check, Hurt};
 use crate::buffer::crc32c;
 use crate::device::DeviceHandle;
 use crate::error::{Error, Result};
-use crate::format::record::{Body, Crcs, Record};
+use crate::format::catalogue::ExtentKind;
+use crate::format::record::{Body, Record};
 use crate::format::succession::{Position, Snapshots};
 use crate::format::vdi_record::VdiRecord;
-use crate::units::{BLOCK_SIZE, Epoch, SegmentSeq, VdiId, VdiSeq, VirtualBlock};
+use crate::units::{BLOCK_SIZE, BlockAddr, Epoch, SegmentSeq, VdiId, VdiSeq, VirtualBlock};
 
 /// What the tree of a VDI has of the log.
 pub(super) struct Applied {
@@ -94,29 +95,53 @@ impl Check {
             self.report.blind(&Error::corrupt("log", place, detail), ORDER_HINT);
         }
     }
-    /// Compare the data that lie in the logs, of records that no tree has yet, with their checksums.
+    /// Compare the data of records that no tree has yet, in the logs or where they will stay, with their checksums.
     pub(super) async fn logged_data(&mut self) {
         if !self.options.data {
             return;
         }
         for (device, scan) in std::mem::take(&mut self.scans) {
             for (segment, _, record, first_block) in scan.records() {
-                let Body::Write { at, crcs } = &record.body else { continue };
                 let Some(name) = self.waits(record) else { continue };
-                if crcs.is_empty() {
-                    continue;
-                }
-                let Some(offset_bytes) = segment.block_offset(first_block) else { continue };
-                self.report.counts.data_blocks_verified += crcs.len() as u64;
-                let wrong = match wrong_blocks(&device, offset_bytes, crcs).await {
-                    Ok(wrong) => wrong,
-                    Err(_) => (0..crcs.len() as u64).collect(),
+                let (at, blocks, wrong) = match &record.body {
+                    Body::Write { at, crcs } if !crcs.is_empty() => {
+                        let Some(offset_bytes) = segment.block_offset(first_block) else { continue };
+                        (at, crcs.len(), wrong_blocks(&device, offset_bytes, crcs).await)
+                    }
+                    Body::WriteOut { at, runs, crcs } => (at, crcs.len(), self.wrong_out(runs, crcs).await),
+                    _ => continue,
                 };
+                let wrong = wrong.unwrap_or_else(|_| (0..blocks as u64).collect());
+                let flushed = segment.seq() <= scan.durable_through() || record.copy;
+                if matches!(record.body, Body::WriteOut { .. }) && !flushed && !wrong.is_empty() {
+                    // Nothing says that they reached the store: a replay ends here.
+                    break;
+                }
+                self.report.counts.data_blocks_verified += blocks as u64;
                 for n in wrong {
                     self.logged_wrong(&name, VirtualBlock(at.0.saturating_add(n)), segment.seq());
                 }
             }
         }
+    }
+    /// As [`wrong_blocks`], of data at their final place.
+    async fn wrong_out(&self, runs: &[(BlockAddr, u32)], crcs: &[u32]) -> Result<Vec<u64>> {
+        let mut wrong = Vec::new();
+        let mut done = 0;
+        for (start, blocks) in runs {
+            let end = crcs.len().min(done + *blocks as usize);
+            let offset = |n: usize| self.reader.offset_bytes(start.plus(n as u64), ExtentKind::Data);
+            let bytes = ((end - done) * BLOCK_SIZE) as u64;
+            match (offset(0), offset((end - done).saturating_sub(1))) {
+                (Ok(first), Ok(last)) if last + BLOCK_SIZE as u64 == first + bytes => {
+                    let of_run = wrong_blocks(&self.reader.device, first, &crcs[done..end]).await?;
+                    wrong.extend(of_run.into_iter().map(|n| n + done as u64));
+                }
+                _ => wrong.extend(done as u64..end as u64),
+            }
+            done = end;
+        }
+        Ok(wrong)
     }
     /// The name of the record's VDI when its tree does not have the record yet.
     fn waits(&self, record: &Record) -> Option<String> {
@@ -134,7 +159,7 @@ impl Check {
 }
 
 /// Which of the blocks at `offset_bytes` are not as `crcs` say.
-async fn wrong_blocks(device: &DeviceHandle, offset_bytes: u64, crcs: &Crcs) -> Result<Vec<u64>> {
+async fn wrong_blocks(device: &DeviceHandle, offset_bytes: u64, crcs: &[u32]) -> Result<Vec<u64>> {
     let bytes = device.read(offset_bytes, crcs.len() * BLOCK_SIZE).await?;
     let blocks = (0..).zip(bytes.chunks_exact(BLOCK_SIZE)).zip(crcs);
     Ok(blocks.filter(|((_, block), crc)| crc32c(block) != **crc).map(|((n, _), _)| n).collect())

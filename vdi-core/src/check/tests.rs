@@ -448,6 +448,8 @@ fn blocks_that_a_live_log_record_names_are_claimed_not_leaked() {
         async move {
             let store = Store::open(store).await.unwrap();
             let run = store.allocate(ExtentKind::Data, 4).await.unwrap();
+            let zeros = IoBuf::Owned(AlignedBuf::zeroed(run.blocks as usize * BLOCK_SIZE));
+            store.write_blocks(run.start, smallvec![zeros]).await.unwrap();
             store.write_host_record().await.unwrap();
             store.flush().await.unwrap();
             let log = Log::scan(&log, LOG_ID, STORE_ID)
@@ -460,7 +462,7 @@ fn blocks_that_a_live_log_record_names_are_claimed_not_leaked() {
             let body = Body::WriteOut {
                 at: VirtualBlock(0),
                 runs: smallvec![(run.start, run.blocks)],
-                crcs: (0..run.blocks).collect(),
+                crcs: (0..run.blocks).map(|_| crc32c(&[0; BLOCK_SIZE])).collect(),
             };
             let (vdi, seq) = (VdiId(1), VdiSeq(1));
             let record = Record {

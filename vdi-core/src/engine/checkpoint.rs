@@ -92,6 +92,10 @@ impl Engine {
         let started = latencies.start();
         let result = self.round().await;
         latencies.end(Layer::Checkpoint, started);
+        if let Some(why) = self.store().failure() {
+            // What the failed flush lost nobody knows: only a restart, which reads it all again, can tell.
+            self.poison(&why);
+        }
         pressure.running.set(false);
         pressure.count.set(pressure.count.get() + 1);
         pressure.ended.notify();
@@ -181,14 +185,6 @@ impl Engine {
         }
         Ok(problem)
     }
-    async fn flush_store(&self) -> Result<()> {
-        let result = self.0.shared.store.flush().await;
-        if let Err(e) = &result {
-            // What the failed flush lost nobody knows: only a restart, which reads it all again, can tell.
-            self.poison(e);
-        }
-        result
-    }
     /// Make durable what the records are about to name.
     async fn make_ready(&self) -> Result<()> {
         let shared = &self.0.shared;
@@ -200,7 +196,7 @@ impl Engine {
         shared.log.flush().await?;
         crash_point(Point::LogFlushed);
         if !seeded_bug(Bug::SkipFlushBeforeRecord) {
-            self.flush_store().await?;
+            self.0.shared.store.flush().await?;
         }
         crash_point(Point::StoreFlushed);
         Ok(())
@@ -233,7 +229,7 @@ impl Engine {
         if seeded_bug(Bug::SkipFlushAfterRecord) {
             return Ok(());
         }
-        self.flush_store().await?;
+        self.0.shared.store.flush().await?;
         crash_point(Point::RecordsFlushed);
         Ok(())
     }

@@ -196,6 +196,11 @@ impl Store {
     pub fn fail(&self, why: Error) {
         self.0.failed.borrow_mut().get_or_insert(why);
     }
+    /// Why no flush succeeds any more, if so.
+    #[must_use]
+    pub fn failure(&self) -> Option<Error> {
+        self.0.failed.borrow().as_ref().map(Error::duplicate)
+    }
     /// Make every write completed so far durable. After one failure every flush fails: what that one lost nobody
     /// knows, and a later success would say nothing about it.
     pub async fn flush(&self) -> Result<()> {

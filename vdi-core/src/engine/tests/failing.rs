@@ -217,6 +217,26 @@ fn a_record_that_cannot_be_written_is_the_trouble_of_its_disk_alone() {
 }
 
 #[test]
+fn a_failed_flush_of_the_store_stops_every_disk_wherever_it_failed() {
+    let (w, _) = two_disks();
+    let flush_fails = Rc::clone(&w.flush_fails);
+    w.run(move |e| async move {
+        let (bad, good) = (e.open_vdi("bad").await.unwrap(), e.open_vdi("good").await.unwrap());
+        e.checkpoint().await.unwrap();
+        // More than was claimed: the flush that fails is that of a claim, and the host record stays unflushed.
+        write(&bad, 0, &fill(5, 24 << 20)).await;
+        flush_fails.set(true);
+        assert!(e.checkpoint().await.is_err());
+        assert!(bad.held().is_some());
+        assert_eq!(
+            good.held().map(|e| e.kind()),
+            Some(ErrorKind::Poisoned),
+            "it could wait for the log for ever"
+        );
+    });
+}
+
+#[test]
 fn after_a_failed_flush_of_the_store_no_record_is_written_and_nothing_trimmed() {
     let (w, _) = two_disks();
     let flush_fails = Rc::clone(&w.flush_fails);
