@@ -101,6 +101,7 @@ impl Check {
             return;
         }
         for (device, scan) in std::mem::take(&mut self.scans) {
+            let mut counted: Vec<&Record> = Vec::new();
             for (segment, _, record, first_block) in scan.records() {
                 let Some(name) = self.waits(record) else { continue };
                 let (at, blocks, wrong) = match &record.body {
@@ -112,11 +113,15 @@ impl Check {
                     _ => continue,
                 };
                 let wrong = wrong.unwrap_or_else(|_| (0..blocks as u64).collect());
-                let flushed = segment.seq() <= scan.durable_through() || record.copy;
-                if matches!(record.body, Body::WriteOut { .. }) && !flushed && !wrong.is_empty() {
+                // A copy of what counts says nothing new: damage since then is damage.
+                let known = |r: &&Record| (r.vdi, r.seq) == (record.vdi, record.seq) && r.body == record.body;
+                let certain =
+                    segment.seq() <= scan.durable_through() || record.copy && counted.iter().rev().any(known);
+                if matches!(record.body, Body::WriteOut { .. }) && !certain && !wrong.is_empty() {
                     // Nothing says that they reached the store: a replay ends here.
                     break;
                 }
+                counted.push(record);
                 self.report.counts.data_blocks_verified += blocks as u64;
                 for n in wrong {
                     self.logged_wrong(&name, VirtualBlock(at.0.saturating_add(n)), segment.seq());
