@@ -156,7 +156,7 @@ impl State {
 
 /// What is longer than the kernel can count goes on where it left off.
 fn length(iovec: &libc::iovec) -> u32 {
-    u32::try_from(iovec.iov_len).unwrap_or(u32::MAX & !0xffff)
+    u32::try_from(iovec.iov_len).unwrap_or(!0xffff)
 }
 
 fn is_later(e: &io::Error) -> bool {
