@@ -22,7 +22,8 @@ pub struct Typed {
     /// The store: path of the file or block device that 'parallax format' made
     #[arg(long, value_name = "URL")]
     pub store: Option<String>,
-    /// The log: a file or block device [default: /var/lib/parallax/STORE-UUID.log; plain user:
+    /// The log: a file or block device of this host, or 'store' for extents of the store [default: where the store's log
+    /// is when that is in the store, else /var/lib/parallax/STORE-UUID.log; plain user:
     /// $XDG_STATE_HOME/parallax/STORE-UUID.log]
     #[arg(long, value_name = "PATH")]
     pub log: Option<String>,
@@ -94,13 +95,31 @@ struct FileAttach {
     read_only: bool,
 }
 
+/// Where a log is.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum LogPlace {
+    /// In a file or block device of this host.
+    File(PathBuf),
+    /// In extents of the store.
+    Store,
+}
+
+impl LogPlace {
+    fn of(typed: String) -> LogPlace {
+        match typed.as_str() {
+            "store" => LogPlace::Store,
+            _ => LogPlace::File(typed.into()),
+        }
+    }
+}
+
 /// What is meant.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Config {
     /// The store.
     pub store: String,
     /// The log, if named: that of the first shard.
-    pub log: Option<String>,
+    pub log: Option<LogPlace>,
     /// Data threads.
     pub shards: u16,
     /// Size of a new log, bytes.
@@ -154,18 +173,11 @@ impl Typed {
             )
         })?;
         let log = self.log.or(file.log);
-        if log.as_deref() == Some("store") {
-            return Err(ErrorBody::new(
-                Code::Unsupported,
-                "a log inside the store (--log store) is not there yet",
-                "leave --log out, or name a file or block device of this host",
-            ));
-        }
         let socket_group = self.socket_group.or(file.socket_group);
         let control_group = self.control_group.or(file.control_group);
         Ok(Config {
             store,
-            log,
+            log: log.map(LogPlace::of),
             shards: shards(self.shards.or(file.shards))?,
             log_bytes: log_bytes(self.log_size.or(file.log_size))?,
             run_dir: RunDir::choose(self.run_dir.or(file.run_dir), place.env, place.is_root)?,

@@ -1,8 +1,10 @@
 //! The logs: every segment that counts, what it names in the store, and which VDI records it remembers.
 
+use super::reader::Reader;
 use super::{Check, Severity};
 use crate::device::DeviceHandle;
 use crate::error::{Error, ErrorKind};
+use crate::format::extent::log_stretches;
 use crate::format::host::HostLog;
 use crate::format::log_head::{SLOT_BYTES, SLOTS, slot_offset_bytes, verify_slot};
 use crate::format::record::Body;
@@ -24,7 +26,8 @@ impl Check {
         }
     }
     async fn find_log(&mut self, log: &HostLog, devices: &[DeviceHandle]) -> Option<(DeviceHandle, Scan)> {
-        for device in devices {
+        let inside = self.inside(log);
+        for device in devices.iter().chain(&inside) {
             match Log::scan(device, log.uuid, self.reader.superblock.uuid).await {
                 Ok(scan) => {
                     self.head_slots(device, log).await;
@@ -41,6 +44,13 @@ impl Check {
         let message = format!("log {} is not at hand: what it holds was not checked", log.uuid);
         self.report.add(Severity::Note, message, ABSENT);
         None
+    }
+    /// The log extents of the shard, if it has any: its log may be there.
+    fn inside(&self, log: &HostLog) -> Option<DeviceHandle> {
+        let Reader { device, superblock, catalogue } = &self.reader;
+        let stretches = log_stretches(catalogue.iter().flatten(), log.shard, superblock.geometry);
+        let name = format!("the log extents of shard {}", log.shard);
+        (!stretches.is_empty()).then(|| device.joined(name, stretches))
     }
     /// One slot of the head is enough; a write in progress at a crash leaves one that does not verify.
     async fn head_slots(&mut self, device: &DeviceHandle, log: &HostLog) {

@@ -27,7 +27,7 @@ impl Check {
         let mut leaks = BlockSet::new(superblock.geometry, superblock.extents);
         for number in (0..superblock.extents).map(ExtentNumber) {
             let Some(entry) = self.reader.entry(number).copied() else { continue };
-            if matches!(entry.kind, ExtentKind::Data | ExtentKind::Metadata) {
+            if matches!(entry.kind, ExtentKind::Data | ExtentKind::Metadata | ExtentKind::Log) {
                 self.report.counts.extents += 1;
                 self.extent(number, &entry, &mut leaks).await;
             }

@@ -1,26 +1,42 @@
 //! `.await` over a [`Device`]: each call submits one operation and resolves at its completion.
 
 use std::cell::{Cell, OnceCell, RefCell};
+use std::ops::Range;
 use std::os::fd::RawFd;
 use std::rc::Rc;
 
 use smallvec::smallvec;
 
+use super::stretches::Stretches;
 use super::{Completion, Device, DeviceInfo, Op, OpKind};
 use crate::buffer::{AlignedBuf, IoBuf, IoBufs};
 use crate::error::{Error, Result};
-use crate::executor::Tokens;
+use crate::executor::{LocalFuture, Tokens};
 use crate::latency::{Latencies, Layer};
 
-type Outcome = (std::result::Result<(), i32>, IoBufs);
+pub(super) type Outcome = (std::result::Result<(), i32>, IoBufs);
 
 struct Inner {
     device: Box<dyn Device>,
     tokens: Tokens<Outcome>,
     reaped: RefCell<Vec<Completion>>,
+}
+
+/// What the holders of a handle see.
+struct Face {
+    info: DeviceInfo,
+    /// Where this lies on the device; None when it is the whole device.
+    stretches: Option<Stretches>,
     counts: Counts,
     timed: OnceCell<(Latencies, DeviceLayers)>,
+    flush_by: OnceCell<FlushBy>,
 }
+
+/// What is being timed, if anything is.
+type Timed<'a> = Option<(&'a Latencies, Layer, crate::latency::Started)>;
+
+/// Makes everything written to a device durable.
+pub type FlushBy = Rc<dyn Fn() -> LocalFuture<'static, Result<()>>>;
 
 /// What the times of a device count as.
 #[derive(Clone, Copy, Debug)]
@@ -48,65 +64,97 @@ pub struct Counts {
     pub flushes: Cell<u64>,
 }
 
-/// Shared handle on one open device.
+/// Shared handle on one open device, or on a part of it.
 #[derive(Clone)]
-pub struct DeviceHandle(Rc<Inner>);
+pub struct DeviceHandle {
+    inner: Rc<Inner>,
+    face: Rc<Face>,
+}
 
 impl DeviceHandle {
     /// Wrap an open device.
     #[must_use]
     pub fn new(device: Box<dyn Device>) -> DeviceHandle {
-        DeviceHandle(Rc::new(Inner {
-            device,
-            tokens: Tokens::default(),
-            reaped: RefCell::default(),
-            counts: Counts::default(),
-            timed: OnceCell::new(),
-        }))
+        let info = device.info().clone();
+        let inner = Inner { device, tokens: Tokens::default(), reaped: RefCell::default() };
+        DeviceHandle { inner: Rc::new(inner), face: Face::new(info, None) }
+    }
+    /// `stretches` of this device, in bytes and one after the other, as a device called `name`. Each starts and ends where
+    /// blocks do. It has counts of its own; to [`DeviceHandle::poll`] the whole device is enough.
+    #[must_use]
+    pub fn joined(&self, name: String, stretches: Vec<Range<u64>>) -> DeviceHandle {
+        assert!(self.face.stretches.is_none(), "stretches of a whole device");
+        let stretches = Stretches::new(stretches);
+        let info = DeviceInfo { name, len_bytes: stretches.len_bytes(), ..self.info().clone() };
+        DeviceHandle { inner: Rc::clone(&self.inner), face: Face::new(info, Some(stretches)) }
     }
     /// Facts of the device.
     #[must_use]
     pub fn info(&self) -> &DeviceInfo {
-        self.0.device.info()
+        &self.face.info
     }
     /// What was done so far.
     #[must_use]
     pub fn counts(&self) -> &Counts {
-        &self.0.counts
+        &self.face.counts
     }
     /// Time what is done from now on; once.
     pub fn time(&self, latencies: Latencies, layers: DeviceLayers) {
-        let _ = self.0.timed.set((latencies, layers));
+        let _ = self.face.timed.set((latencies, layers));
+    }
+    /// Whether both are parts of the same open device.
+    #[must_use]
+    pub fn is_beside(&self, other: &DeviceHandle) -> bool {
+        Rc::ptr_eq(&self.inner, &other.inner)
+    }
+    /// Flush by `flush` from now on, which is for the whole device; once. A flush that fails may have lost what others wrote
+    /// there, so that who has the whole device must hear of it.
+    pub fn flush_by(&self, flush: FlushBy) {
+        let _ = self.face.flush_by.set(flush);
     }
     /// Operations submitted and not yet collected.
     #[must_use]
     pub fn in_flight(&self) -> usize {
-        self.0.tokens.in_flight()
+        self.inner.tokens.in_flight()
     }
     /// Start queued operations and deliver ended ones; true if any ended, or has yet to be started.
     pub fn poll(&self) -> bool {
-        let mut done = std::mem::take(&mut *self.0.reaped.borrow_mut());
-        self.0.device.reap(&mut done);
+        let mut done = std::mem::take(&mut *self.inner.reaped.borrow_mut());
+        self.inner.device.reap(&mut done);
         let any = !done.is_empty();
         for c in done.drain(..) {
-            self.0.tokens.complete(c.token, (c.result, c.bufs));
+            self.inner.tokens.complete(c.token, (c.result, c.bufs));
         }
-        *self.0.reaped.borrow_mut() = done;
-        any || self.0.device.is_behind()
+        *self.inner.reaped.borrow_mut() = done;
+        any || self.inner.device.is_behind()
     }
     /// File descriptors to wait on.
     pub fn fds(&self, out: &mut Vec<RawFd>) {
-        self.0.device.fds(out);
+        self.inner.device.fds(out);
     }
     async fn run(&self, kind: OpKind, offset_bytes: u64, len_bytes: u64, bufs: IoBufs) -> Outcome {
-        let (token, pending) = self.0.tokens.issue();
-        let timed = self.0.timed.get().and_then(|(l, layers)| Some((l, layers.of(kind)?, l.start())));
-        self.0.device.submit(Op { kind, offset_bytes, len_bytes, bufs }, token);
-        let outcome = pending.await;
-        if let Some((latencies, layer, started)) = timed {
+        let started = self.start(kind);
+        let op = Op { kind, offset_bytes, len_bytes, bufs };
+        let outcome = match &self.face.stretches {
+            None => self.run_on_device(op).await,
+            // Apart, so that what most devices do is not carried about in futures of this size.
+            Some(stretches) => Box::pin(stretches.run(op, |op| self.run_on_device(op))).await,
+        };
+        self.end(started);
+        outcome
+    }
+    fn start(&self, kind: OpKind) -> Timed<'_> {
+        self.face.timed.get().and_then(|(l, layers)| Some((l, layers.of(kind)?, l.start())))
+    }
+    fn end(&self, started: Timed<'_>) {
+        if let Some((latencies, layer, started)) = started {
             latencies.end(layer, started);
         }
-        outcome
+    }
+    async fn run_on_device(&self, op: Op) -> Outcome {
+        let (token, pending) = self.inner.tokens.issue();
+        self.inner.device.submit(op, token);
+        pending.await
     }
     fn failed(&self, what: &str, offset_bytes: u64, len_bytes: u64, errno: i32) -> Error {
         Error::io(format!("{what} {len_bytes} bytes at offset {offset_bytes} of {}", self.info().name), errno)
@@ -114,7 +162,7 @@ impl DeviceHandle {
     /// Fill `bufs` from `offset_bytes`; the buffers come back either way.
     pub async fn read_bufs(&self, offset_bytes: u64, bufs: IoBufs) -> (Result<()>, IoBufs) {
         let len = total(&bufs);
-        let c = &self.0.counts;
+        let c = &self.face.counts;
         c.reads.set(c.reads.get() + 1);
         c.read_bytes.set(c.read_bytes.get() + len);
         let (result, bufs) = self.run(OpKind::Read, offset_bytes, len, bufs).await;
@@ -133,7 +181,7 @@ impl DeviceHandle {
     /// Write `bufs` at `offset_bytes`; not durable before a flush.
     pub async fn write_bufs(&self, offset_bytes: u64, bufs: IoBufs) -> Result<()> {
         let len = total(&bufs);
-        let c = &self.0.counts;
+        let c = &self.face.counts;
         c.writes.set(c.writes.get() + 1);
         c.write_bytes.set(c.write_bytes.get() + len);
         let (result, _) = self.run(OpKind::Write, offset_bytes, len, bufs).await;
@@ -145,8 +193,14 @@ impl DeviceHandle {
     }
     /// Make every write completed so far durable.
     pub async fn flush(&self) -> Result<()> {
-        let c = &self.0.counts;
+        let c = &self.face.counts;
         c.flushes.set(c.flushes.get() + 1);
+        if let Some(flush) = self.face.flush_by.get() {
+            let started = self.start(OpKind::Flush);
+            let result = flush().await;
+            self.end(started);
+            return result;
+        }
         let (result, _) = self.run(OpKind::Flush, 0, 0, IoBufs::new()).await;
         result.map_err(|e| Error::io(format!("flush {}", self.info().name), e))
     }
@@ -154,6 +208,18 @@ impl DeviceHandle {
     pub async fn discard(&self, offset_bytes: u64, len_bytes: u64) -> Result<()> {
         let (result, _) = self.run(OpKind::Discard, offset_bytes, len_bytes, IoBufs::new()).await;
         result.map_err(|e| self.failed("discard", offset_bytes, len_bytes, e))
+    }
+}
+
+impl Face {
+    fn new(info: DeviceInfo, stretches: Option<Stretches>) -> Rc<Face> {
+        Rc::new(Face {
+            info,
+            stretches,
+            counts: Counts::default(),
+            timed: OnceCell::new(),
+            flush_by: OnceCell::new(),
+        })
     }
 }
 

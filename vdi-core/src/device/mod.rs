@@ -14,6 +14,7 @@ pub mod pieces;
 pub mod pread;
 #[cfg(any(test, feature = "sim"))]
 pub mod simulated;
+mod stretches;
 pub mod uring;
 
 #[cfg(test)]

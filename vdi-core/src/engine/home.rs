@@ -139,7 +139,8 @@ impl Engine {
         leaving.shared().log.retire().await?;
         store.retire().await?;
         self.store().add_extents(store.spare_extents(u64::MAX));
-        self.store().inherit_extents(slot).await
+        self.store().inherit_extents(slot).await?;
+        self.store().return_log(slot).await
     }
     /// On the home shard: free extents for the shard `for_shard` to promise, from those that nobody needs. Its own
     /// stay in its account until they are leased; it gets those of the others.

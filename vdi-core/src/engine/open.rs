@@ -197,6 +197,13 @@ fn shared_by_vdis(env: &Env, store: Store, log: Log, options: &EngineOptions) ->
     store.device().time(latencies.clone(), of_store);
     log.device()
         .time(latencies.clone(), DeviceLayers { read: None, write: Layer::LogWrite, flush: Layer::LogFlush });
+    if log.device().is_beside(store.device()) {
+        let whole = store.clone();
+        log.device().flush_by(Rc::new(move || {
+            let store = whole.clone();
+            Box::pin(async move { store.flush().await })
+        }));
+    }
     let shared = Rc::new(Shared {
         latencies,
         executor: env.executor.clone(),

@@ -21,12 +21,14 @@
 //! | 0 | 64 | | header |
 //! | 64 + 64 i | 64 | bits | region i of this sector: bit b of byte a is block 8 a + b; set means used |
 
+use std::ops::Range;
+
 use super::catalogue::{CatalogueEntry, ExtentKind};
 use super::superblock::Superblock;
 use super::{Expect, HEADER_BYTES, Kind, owner_of, seal, verify};
 use crate::error::{Error, Result};
 use crate::limits::{LEASES_MAX, REGION_BLOCKS};
-use crate::units::{BLOCK_SIZE, ExtentNumber, Generation, Geometry, Uuid};
+use crate::units::{BLOCK_BYTES, BLOCK_SIZE, ExtentNumber, Generation, Geometry, Uuid};
 
 /// Bytes of the header and of a bitmap sector.
 pub const SECTOR_SIZE: usize = 512;
@@ -146,6 +148,21 @@ pub fn entry_by_head(head: &[u8], number: ExtentNumber, sb: &Superblock) -> Opti
         Err(_) if !names_store(head, sb) => entry(ExtentKind::Free, 0, 0, 0),
         Err(_) => None,
     }
+}
+
+/// Where the log extents of the shard in `slot` lie on the device, in bytes and in the order of `entries`, without the blocks
+/// that they hold of themselves.
+pub fn log_stretches<'a>(
+    entries: impl IntoIterator<Item = &'a CatalogueEntry>,
+    slot: u16,
+    geometry: Geometry,
+) -> Vec<Range<u64>> {
+    let theirs = entries.into_iter().filter(|e| e.kind == ExtentKind::Log && e.host == slot);
+    let own = u64::from(overhead_blocks(geometry));
+    let bytes = |e: &CatalogueEntry| {
+        (e.start_block + own) * BLOCK_BYTES..(e.start_block + geometry.extent_blocks()) * BLOCK_BYTES
+    };
+    theirs.map(bytes).collect()
 }
 
 /// Whether what is there may be this store's.

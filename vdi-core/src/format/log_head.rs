@@ -41,7 +41,7 @@ pub const SLOT_BYTES: usize = 128 << 10;
 pub const SLOTS: u64 = 2;
 /// Where the ring starts, bytes from the start of the log device.
 pub const RING_OFFSET_BYTES: u64 = SLOTS * SLOT_BYTES as u64;
-const VERSION: u32 = 1;
+const VERSION: u32 = 2;
 
 #[derive(Clone, Copy, FromBytes, IntoBytes, KnownLayout, Immutable, Unaligned)]
 #[repr(C)]
@@ -369,7 +369,7 @@ mod tests {
             (90, 8),
             (0x4_1000, 8),
             (0x1122_3344, 4),
-            (1, 4),
+            (2, 4),
             (99, 8),
             (2, 4),
             (0, 4),
@@ -391,7 +391,7 @@ mod tests {
         assert_eq!(found, golden);
         assert_eq!(&bytes[8..12], GOLDEN_CRC.to_le_bytes());
     }
-    const GOLDEN_CRC: u32 = 0x1d23_03cd;
+    const GOLDEN_CRC: u32 = 0xd478_9832;
 
     #[test]
     fn a_head_is_bound_to_its_log_and_slot() {

@@ -43,6 +43,8 @@ pub enum Point {
     ExtentHeaded,
     /// The catalogue entry of a leased extent is written, not flushed.
     ExtentLeased,
+    /// An extent of a log is free again.
+    LogReturned,
     /// A recovery has opened the log's next incarnation.
     IncarnationOpened,
     /// A recovery has replayed the log and written nothing of it.
@@ -69,7 +71,7 @@ pub enum Point {
 
 impl Point {
     /// Every point.
-    pub const ALL: [Point; 31] = [
+    pub const ALL: [Point; 32] = [
         Point::SegmentWritten,
         Point::BarrierFlushed,
         Point::OutOfLineWritten,
@@ -90,6 +92,7 @@ impl Point {
         Point::ClaimWritten,
         Point::ExtentHeaded,
         Point::ExtentLeased,
+        Point::LogReturned,
         Point::IncarnationOpened,
         Point::Replayed,
         Point::RecordBeforeRegistry,
@@ -126,6 +129,7 @@ impl Point {
             Point::ClaimWritten => "claim-written",
             Point::ExtentHeaded => "extent-headed",
             Point::ExtentLeased => "extent-leased",
+            Point::LogReturned => "log-returned",
             Point::IncarnationOpened => "incarnation-opened",
             Point::Replayed => "replayed",
             Point::RecordBeforeRegistry => "record-before-registry",

@@ -99,13 +99,31 @@ impl Store {
         }
         Ok(())
     }
+    /// For the home shard: an extent that nothing needs is free again. Its header says otherwise until it is leased anew.
+    pub(super) async fn return_extent(&self, number: ExtentNumber, was: CatalogueEntry) -> Result<()> {
+        let _turn = self.0.leasing.lock().await;
+        let entry = CatalogueEntry { kind: ExtentKind::Free, ..was };
+        if let Err(e) = self.write_catalogue_entry(number, entry).await {
+            self.learn_extent(number, was);
+            return Err(e);
+        }
+        self.flush().await?;
+        if let Some(home) = &self.0.home {
+            home.publish(number, entry);
+        }
+        Ok(())
+    }
     /// The data and metadata extents of the shard in `slot`.
     pub(super) fn extents_of(&self, slot: u16) -> Vec<(ExtentNumber, CatalogueEntry)> {
+        self.extents_where(|e| matches!(e.kind, ExtentKind::Data | ExtentKind::Metadata) && e.host == slot)
+    }
+    pub(super) fn extents_where(
+        &self,
+        is_meant: impl Fn(&CatalogueEntry) -> bool,
+    ) -> Vec<(ExtentNumber, CatalogueEntry)> {
         let catalogue = self.0.catalogue.borrow();
         let numbered = catalogue.entries.iter().enumerate().map(|(n, e)| (ExtentNumber(n as u32), *e));
-        let theirs =
-            |e: &CatalogueEntry| matches!(e.kind, ExtentKind::Data | ExtentKind::Metadata) && e.host == slot;
-        numbered.filter(|(_, e)| theirs(e)).collect()
+        numbered.filter(|(_, e)| is_meant(e)).collect()
     }
     /// An extent of this shard that holds something already.
     pub(super) fn take_over(

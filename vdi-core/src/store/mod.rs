@@ -18,6 +18,7 @@ mod freed;
 pub mod home;
 mod host;
 pub mod lease;
+mod log_extents;
 mod open;
 mod registry;
 pub mod reuse;

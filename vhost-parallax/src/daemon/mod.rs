@@ -4,6 +4,7 @@
 //! store's and the logs' locks before any is read; attachments served again before the control socket
 //! listens, so that whoever can ask finds them there.
 
+mod logs;
 mod open;
 mod others;
 mod staged;

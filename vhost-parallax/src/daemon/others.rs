@@ -11,7 +11,8 @@ use vdi_core::engine::{Engine, EngineOptions};
 use vdi_core::executor::Executor;
 
 use super::failed;
-use super::open::{Logs, OpenedHome, env, report_recovery};
+use super::logs::Logs;
+use super::open::{OpenedHome, env, report_recovery};
 use crate::control::api::error::Result;
 use crate::shard::devices::Devices;
 use crate::shard::{Place, Shard, ShardOptions, shard, staging};
@@ -88,7 +89,7 @@ fn open(start: Start) -> Result<Shard> {
     let clock: Rc<dyn Clock> = Rc::new(SystemClock);
     let mut devices = Devices::new(executor.clone(), Rc::clone(&clock))?;
     let store = devices.adopt(file)?;
-    let log = logs.open(&mut devices, place.number())?;
+    let log = logs.open(&mut devices, &store, place.number())?;
     let staging = staging::open(&options.staging, log.info().len_bytes, engine_options.staging_bytes)?;
     let (env, peers) = (env(&executor, &clock, staging)?, place.engines.clone());
     let engine =

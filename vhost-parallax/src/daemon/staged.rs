@@ -6,6 +6,7 @@ use std::io::Read;
 use std::os::unix::fs::FileExt;
 use std::path::Path;
 
+use vdi_core::device::DeviceHandle;
 use vdi_core::format::log_head::{LogHead, SLOT_BYTES, SLOTS, slot_offset_bytes, verify_slot};
 use vdi_core::log::check_staged;
 use vdi_core::units::{BLOCK_SIZE, Uuid};
@@ -13,24 +14,24 @@ use vdi_core::units::{BLOCK_SIZE, Uuid};
 use crate::control::api::error::Result;
 use crate::shard::staging;
 
-/// Refuse when the log `uuid` on `log` needs what was staged, and `staging` is not where that is.
+/// Refuse when the log `uuid`, called `shown`, needs what was staged, and `staging` is not where that is. Without its head
+/// nothing is known.
 ///
 /// # Errors
 /// `StagingMissing`; where the kernel does not say which boot this is. What else is wrong with the log its opening tells.
-pub(super) fn check(log: &Path, uuid: Uuid, staging: &Path) -> Result<()> {
-    let Some(head) = head_of(log, uuid) else { return Ok(()) };
+pub(super) fn check(shown: &str, uuid: Uuid, head: Option<LogHead>, staging: &Path) -> Result<()> {
+    let Some(head) = head else { return Ok(()) };
     let (mut header, mut len) = (Vec::new(), 0);
     if let Ok(file) = File::open(staging) {
         len = file.metadata().map_or(0, |m| m.len() as usize);
         // What cannot be read is not there.
         let _short = file.take(BLOCK_SIZE as u64).read_to_end(&mut header);
     }
-    let shown = log.display().to_string();
-    Ok(check_staged(&shown, staging::boot()?, uuid, head.staged_in, &header, len)?)
+    Ok(check_staged(shown, staging::boot()?, uuid, head.staged_in, &header, len)?)
 }
 
-/// The newest head of the log, if it can be read.
-fn head_of(log: &Path, uuid: Uuid) -> Option<LogHead> {
+/// The newest head of the log in a file, if it can be read.
+pub(super) fn head_of_file(log: &Path, uuid: Uuid) -> Option<LogHead> {
     let file = File::open(log).ok()?;
     let slots = (0..SLOTS).filter_map(|slot| {
         let mut bytes = vec![0; SLOT_BYTES];
@@ -38,4 +39,15 @@ fn head_of(log: &Path, uuid: Uuid) -> Option<LogHead> {
         verify_slot(&bytes, uuid, slot).ok()
     });
     slots.max_by_key(|head| head.generation)
+}
+
+/// The newest head of the log on a device, if it can be read.
+pub(super) async fn head_of_device(log: &DeviceHandle, uuid: Uuid) -> Option<LogHead> {
+    let mut newest: Option<LogHead> = None;
+    for slot in 0..SLOTS {
+        let Ok(bytes) = log.read(slot_offset_bytes(slot), SLOT_BYTES).await else { continue };
+        let head = verify_slot(&bytes, uuid, slot).ok();
+        newest = newest.into_iter().chain(head).max_by_key(|head| head.generation);
+    }
+    newest
 }
