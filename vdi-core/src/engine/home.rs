@@ -138,7 +138,7 @@ impl Engine {
         }
         leaving.shared().log.retire().await?;
         store.retire().await?;
-        self.store().add_extents(store.spare_extents(u64::MAX));
+        self.store().add_extents(store.give_up_extents());
         self.store().inherit_extents(slot).await
     }
     /// On the home shard: free extents for the shard `for_shard` to promise, from those that nobody needs. Its own

@@ -25,6 +25,7 @@ mod space;
 mod vdi_records;
 
 use std::cell::{Cell, RefCell};
+use std::collections::BTreeSet;
 use std::rc::Rc;
 
 use crate::buffer::{AlignedBuf, IoBufs};
@@ -36,13 +37,14 @@ use crate::format::catalogue::{CatalogueEntry, ENTRIES_PER_SECTOR};
 use crate::format::host::{Claim, HostRecord};
 use crate::format::record::Body;
 use crate::format::superblock::Superblock;
-use crate::units::{BLOCK_BYTES, BLOCK_SIZE, BlockAddr, Geometry, Uuid};
+use crate::units::{BLOCK_BYTES, BLOCK_SIZE, BlockAddr, ExtentNumber, Geometry, Uuid};
 
 pub use create::{CreateOptions, STORE_BYTES_MIN};
 pub use freed::Freed;
 #[cfg(any(test, feature = "sim"))]
 pub(crate) use reuse::FREED_TWICE;
 pub use space::{Need, SpaceReport};
+pub use vdi_records::FoundRecord;
 
 /// The host slot of the home shard. Each shard of a host has a slot of its own, and in it a host record with its
 /// log and its claims; shard n has slot n until several hosts share a store.
@@ -82,6 +84,8 @@ struct Inner {
     /// Who gives extents; None where there is one shard only.
     home: Option<Rc<dyn home::Home>>,
     leasing: TaskLock,
+    /// Free extents that were about to be leased when the catalogue could not be written.
+    doubtful: RefCell<BTreeSet<ExtentNumber>>,
     catalogue: RefCell<Catalogue>,
     bitmaps: RefCell<bitmap::Bitmaps>,
     /// Claims in order of use; exhausted ones leave.

@@ -116,6 +116,7 @@ impl Store {
             slot,
             home,
             leasing: TaskLock::default(),
+            doubtful: RefCell::default(),
             catalogue: RefCell::new(catalogue),
             bitmaps: RefCell::default(),
             claims: RefCell::default(),
