@@ -37,6 +37,7 @@ use crate::format::catalogue::{CatalogueEntry, ENTRIES_PER_SECTOR};
 use crate::format::host::{Claim, HostRecord};
 use crate::format::record::Body;
 use crate::format::superblock::Superblock;
+use crate::limits::LEASES_MAX;
 use crate::units::{BLOCK_BYTES, BLOCK_SIZE, BlockAddr, ExtentNumber, Geometry, Uuid};
 
 pub use create::{CreateOptions, STORE_BYTES_MIN};
@@ -117,7 +118,8 @@ impl Catalogue {
     /// Free extents, by number. Those of a damaged sector are left alone until it is repaired.
     fn free(&self) -> impl Iterator<Item = usize> + '_ {
         let numbered = self.entries.iter().enumerate();
-        let free = numbered.filter(|(_, e)| e.kind == ExtentKind::Free).map(|(n, _)| n);
+        let free = numbered.filter(|(_, e)| e.kind == ExtentKind::Free && e.lease_generation < LEASES_MAX);
+        let free = free.map(|(n, _)| n);
         free.filter(|n| self.generations.get(n / ENTRIES_PER_SECTOR).is_none_or(|g| g.0 > 0))
     }
 }

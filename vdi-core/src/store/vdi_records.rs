@@ -8,6 +8,7 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::executor::{LocalFuture, join_all};
 use crate::format::registry::RegistryEntry;
 use crate::format::vdi_record::VdiRecord;
+use crate::limits::COUNTER_MAX;
 use crate::sabotage::{Bug, seeded_bug};
 use crate::units::{BlockAddr, Generation};
 
@@ -43,12 +44,12 @@ impl Store {
             *slot = self.allocate(ExtentKind::Metadata, 1).await?.start;
             let block = self.read_blocks(*slot, 1).await?;
             match VdiRecord::verify(&block, *slot, self.uuid()) {
-                Ok(old) => generation = generation.max(old.generation),
+                Ok(old) if old.generation.0 < COUNTER_MAX / 2 => generation = generation.max(old.generation),
                 // A slot not written yet must look like one, or damage to a written one would too.
-                Err(_) if block.iter().any(|b| *b != 0) => {
+                _ if block.iter().any(|b| *b != 0) => {
                     self.write_blocks(*slot, smallvec![IoBuf::Owned(AlignedBuf::block())]).await?;
                 }
-                Err(_) => {}
+                _ => {}
             }
         }
         Ok((slots, Generation(generation.0 + 1)))
