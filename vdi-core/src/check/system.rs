@@ -9,11 +9,10 @@ use crate::device::DeviceHandle;
 use crate::error::{Error, ErrorKind, Result};
 use crate::format::catalogue::{self, CatalogueEntry, ENTRIES_PER_SECTOR, ExtentKind};
 use crate::format::extent::{entry_by_head, overhead_blocks};
-use crate::format::host::{Claim, HostLog, HostRecord};
+use crate::format::host::{Claim, HOME_SLOT, HostLog, HostRecord};
 use crate::format::registry::{self, RegistryEntry};
 use crate::format::superblock::{self, COPIES, Superblock};
 use crate::limits::{COUNTER_MAX, HOSTS_MAX, LEASES_MAX};
-use crate::store::HOME_SLOT;
 use crate::units::{BLOCK_BYTES, BLOCK_SIZE, BlockAddr, ExtentNumber, Generation};
 
 const SECTOR: usize = catalogue::SECTOR_SIZE;

@@ -34,6 +34,7 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::executor::TaskLock;
 pub use crate::format::catalogue::ExtentKind;
 use crate::format::catalogue::{CatalogueEntry, ENTRIES_PER_SECTOR};
+pub use crate::format::host::HOME_SLOT;
 use crate::format::host::{Claim, HostRecord};
 use crate::format::record::Body;
 use crate::format::superblock::Superblock;
@@ -46,10 +47,6 @@ pub use freed::Freed;
 pub(crate) use reuse::FREED_TWICE;
 pub use space::{Need, SpaceReport};
 pub use vdi_records::FoundRecord;
-
-/// The host slot of the home shard. Each shard of a host has a slot of its own, and in it a host record with its
-/// log and its claims; shard n has slot n until several hosts share a store.
-pub const HOME_SLOT: u16 = 0;
 
 /// A run of adjacent blocks in one extent.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
