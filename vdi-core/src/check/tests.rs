@@ -1,6 +1,7 @@
 //! The checker against a small store made with the engine's own parts, whole and damaged.
 
 mod engine;
+mod forged;
 mod repair;
 
 use std::cell::RefCell;
