@@ -439,3 +439,20 @@ fn a_disk_that_the_registry_has_twice_makes_nobody_wait() {
         e.checkpoint().await.unwrap();
     });
 }
+
+#[test]
+fn what_is_beyond_a_held_disk_hears_that_it_is_held() {
+    let (w, _) = two_disks();
+    let newest = w.run(|e| async move {
+        e.resize("bad", 2 * DISK, false).await.unwrap();
+        let bad = e.open_vdi("bad").await.unwrap();
+        let slot = bad.slots()[(bad.record().generation.0 % 2) as usize];
+        e.store().offset_bytes(slot, 1).unwrap()
+    });
+    damage(&w.store, newest);
+    w.run(|e| async move {
+        let bad = e.open_vdi("bad").await.unwrap();
+        let refused = bad.write(DISK / SECTOR_BYTES, &fill(1, 4096), Ack::WriteBack).await.unwrap_err();
+        assert!(refused.kind() == ErrorKind::Corrupt && refused.message().contains("held"), "{refused:?}");
+    });
+}
