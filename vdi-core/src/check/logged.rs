@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 
+use super::owners::Owners;
 use super::{Check, Hurt};
 use crate::buffer::crc32c;
 use crate::device::DeviceHandle;
@@ -10,6 +11,7 @@ use crate::format::catalogue::ExtentKind;
 use crate::format::record::{Body, Record};
 use crate::format::succession::{Position, Snapshots};
 use crate::format::vdi_record::VdiRecord;
+use crate::tree::walk::BlockSet;
 use crate::units::{BLOCK_SIZE, BlockAddr, Epoch, SegmentSeq, VdiId, VdiSeq, VirtualBlock};
 
 /// What the tree of a VDI has of the log.
@@ -39,6 +41,27 @@ impl Applied {
     pub fn of(name: &str, record: &VdiRecord, capacity_blocks: u64, snapshots: Labels) -> Applied {
         let VdiRecord { applied, epoch, lease_epoch, .. } = *record;
         Applied { name: name.to_owned(), seq: applied.seq, epoch, lease_epoch, capacity_blocks, snapshots }
+    }
+    /// Which block of the store one of `records` names that a tree has, or another record of those that wait.
+    fn taken<'a>(
+        &self,
+        records: impl Iterator<Item = &'a Record>,
+        owners: &Owners,
+        pending: &mut BlockSet,
+    ) -> Option<String> {
+        for record in records.filter(|r| r.seq > self.seq) {
+            let Body::WriteOut { runs, .. } = &record.body else { continue };
+            for addr in runs.iter().flat_map(|(start, blocks)| (0..u64::from(*blocks)).map(|n| start.plus(n)))
+            {
+                if owners.has(addr) || pending.insert(addr) == Some(false) {
+                    return Some(format!(
+                        "record {} names {addr}, which is used by something else",
+                        record.seq.0
+                    ));
+                }
+            }
+        }
+        None
     }
     /// Why a daemon cannot replay `records`, which are in order.
     fn complaint<'a>(&self, records: impl Iterator<Item = &'a Record>) -> Option<String> {
@@ -81,13 +104,21 @@ impl Check {
         let mut wrong = Vec::new();
         for (_, scan) in &self.scans {
             let mut by_vdi: BTreeMap<VdiId, BTreeMap<VdiSeq, &Record>> = BTreeMap::new();
+            let mut twice: BTreeMap<VdiId, String> = BTreeMap::new();
             for (_, _, record, _) in scan.records() {
-                // Of equal ones the last counts, as in a replay.
-                by_vdi.entry(record.vdi).or_default().insert(record.seq, record);
+                // Of copies the last counts, as in a replay.
+                let before = by_vdi.entry(record.vdi).or_default().insert(record.seq, record);
+                if before.is_some() && !record.copy {
+                    twice
+                        .entry(record.vdi)
+                        .or_insert_with(|| format!("record {} is there twice", record.seq.0));
+                }
             }
             for (vdi, records) in by_vdi {
                 let Some(applied) = self.applied.get(&vdi) else { continue };
-                let complaint = applied.complaint(records.into_values());
+                let complaint = twice.remove(&vdi).or_else(|| applied.complaint(records.values().copied()));
+                let complaint = complaint
+                    .or_else(|| applied.taken(records.into_values(), &self.owners, &mut self.pending));
                 wrong.extend(complaint.map(|detail| (format!("records of VDI '{}'", applied.name), detail)));
             }
         }

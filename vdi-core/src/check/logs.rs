@@ -8,11 +8,13 @@ use crate::format::extent::log_stretches;
 use crate::format::host::HostLog;
 use crate::format::log_head::{SLOT_BYTES, SLOTS, slot_offset_bytes, verify_slot};
 use crate::format::record::Body;
+use crate::limits::COUNTER_MAX;
 use crate::log::{Log, Scan};
 
 const LOST: &str = "writes in these segments are lost; the daemon holds the VDIs they name until they are \
                     rolled back, restored, or opened with --discard-log";
 const SLOT: &str = "the other slot serves; the daemon writes this one anew when it next trims the log";
+const UNKNOWN: &str = "the store has lost writes that it had called durable; leave a log out that was given up with --discard-log";
 const ABSENT: &str = "give the log with --log: without it, blocks it names look like leaks";
 
 impl Check {
@@ -23,6 +25,21 @@ impl Check {
                 self.take_in(&scan);
                 self.scans.push((device, scan));
             }
+        }
+        for device in devices {
+            self.unknown_log(device).await;
+        }
+    }
+    /// What a log holds that the store does not know any more nobody replays, and what it names looks like leaks.
+    async fn unknown_log(&mut self, device: &DeviceHandle) {
+        let in_use = Log::in_use(device, self.reader.superblock.uuid).await;
+        let Ok(Some(uuid)) = in_use else { return };
+        if !self.system.logs.iter().any(|log| log.uuid == uuid) {
+            let detail = format!(
+                "{} holds the log {uuid} of this store, which no host record names",
+                device.info().name
+            );
+            self.report.blind(&Error::corrupt("log", uuid, detail), UNKNOWN);
         }
     }
     async fn find_log(&mut self, log: &HostLog, devices: &[DeviceHandle]) -> Option<(DeviceHandle, Scan)> {
@@ -56,9 +73,18 @@ impl Check {
     async fn head_slots(&mut self, device: &DeviceHandle, log: &HostLog) {
         for slot in 0..SLOTS {
             let bytes = device.read_pieces(slot_offset_bytes(slot), SLOT_BYTES).await;
-            if let Err(e) = verify_slot(bytes.prefix(), log.uuid, slot) {
-                let e = bytes.unread().unwrap_or(&e);
-                self.report.add(Severity::Note, e.message().to_owned(), SLOT);
+            match verify_slot(bytes.prefix(), log.uuid, slot) {
+                Ok(head) => {
+                    let remembered = head.vdis.iter().filter(|v| !v.is_lost()).map(|v| v.generation);
+                    let most = remembered.map(|g| g.0).max().unwrap_or(0);
+                    let counts = [most, head.generation.0, head.incarnation.0, head.tail_seq.0];
+                    let count = counts.into_iter().max().unwrap_or(0);
+                    self.report.near_its_end("log head", format!("slot {slot}"), count, COUNTER_MAX);
+                }
+                Err(e) => {
+                    let e = bytes.unread().unwrap_or(&e);
+                    self.report.add(Severity::Note, e.message().to_owned(), SLOT);
+                }
             }
         }
     }

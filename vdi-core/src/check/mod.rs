@@ -59,6 +59,8 @@ struct Check {
     owners: Owners,
     /// Blocks that live log records name.
     logged: BlockSet,
+    /// Those of records that no tree has yet.
+    pending: BlockSet,
     /// Generations that the log heads remember.
     remembered: Vec<VdiGeneration>,
     /// What the logs hold, each with its device.
@@ -90,6 +92,7 @@ pub async fn check(store: &DeviceHandle, logs: &[DeviceHandle], options: CheckOp
         options,
         owners: Owners::new(set),
         logged: set(),
+        pending: set(),
         remembered: Vec::new(),
         scans: Vec::new(),
         applied: BTreeMap::new(),

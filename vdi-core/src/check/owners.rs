@@ -1,8 +1,11 @@
 //! Who uses each block, in bits: what may be shared, what must not, and what is used in two ways.
 
+use std::collections::HashMap;
+
+use crate::format::node::Entry;
 use crate::limits::DEPTH_MAX;
 use crate::tree::walk::BlockSet;
-use crate::units::{BlockAddr, ExtentNumber};
+use crate::units::{BlockAddr, Epoch, ExtentNumber};
 
 /// The answer for one more use of a block.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -11,6 +14,8 @@ pub(super) enum Use {
     New,
     /// Another tree has it too, as it may.
     Shared,
+    /// The same, by a link that says something else of it.
+    Otherwise,
     /// It cannot be what both users take it for.
     Conflict(&'static str),
     /// The store has no such block.
@@ -21,6 +26,9 @@ pub(super) enum Use {
 pub(super) struct Owners {
     /// Nodes by level: a node that is a leaf here and not there is two things at once.
     nodes: [BlockSet; DEPTH_MAX as usize],
+    /// Checksum and birth of each node as the first link to it says: 16 bytes and the map's own for each node, a 256th of
+    /// the blocks in use.
+    links: HashMap<u64, (u32, Epoch)>,
     data: BlockSet,
     /// Slots of records and blocks of snapshot logs: each has one user.
     single: BlockSet,
@@ -35,16 +43,23 @@ impl Owners {
     pub fn new(set: impl Fn() -> BlockSet) -> Owners {
         Owners {
             nodes: std::array::from_fn(|_| set()),
+            links: HashMap::new(),
             data: set(),
             single: set(),
             exclusive: set(),
             disputed: set(),
         }
     }
-    /// A tree uses `addr` as a node of `level`.
-    pub fn node(&mut self, addr: BlockAddr, level: u8, exclusive: bool) -> Use {
-        let found = self.add_node(addr, level, exclusive);
-        self.judged(addr, found)
+    /// A tree uses what `link` names as a node of `level`.
+    pub fn node(&mut self, link: &Entry, level: u8, exclusive: bool) -> Use {
+        let mut found = self.add_node(link.addr, level, exclusive);
+        let said = (link.crc, link.birth);
+        match found {
+            Use::New => drop(self.links.insert(link.addr.0, said)),
+            Use::Shared if self.links.get(&link.addr.0) != Some(&said) => found = Use::Otherwise,
+            _ => {}
+        }
+        self.judged(link.addr, found)
     }
     fn add_node(&mut self, addr: BlockAddr, level: u8, exclusive: bool) -> Use {
         let other_levels =
@@ -90,6 +105,10 @@ impl Owners {
             self.disputed.insert(addr);
         }
         found
+    }
+    /// Whether anything uses the block.
+    pub fn has(&self, addr: BlockAddr) -> bool {
+        self.nodes.iter().chain([&self.data, &self.single]).any(|set| set.contains(addr))
     }
     /// Whether two users have the block that cannot both have it.
     pub fn is_disputed(&self, addr: BlockAddr) -> bool {

@@ -6,7 +6,7 @@ use super::mend::Mend;
 use crate::error::Error;
 use crate::limits::CHECK_FINDINGS_MAX;
 use crate::tree::walk::BlockSet;
-use crate::units::{Epoch, VirtualBlock};
+use crate::units::{BLOCK_BYTES, Epoch, VirtualBlock};
 
 /// How bad a finding is.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
@@ -115,6 +115,14 @@ impl Report {
     pub(super) fn corrupt(&mut self, error: &Error, hint: &'static str) -> Option<usize> {
         self.add(Severity::Corrupt, error.message().to_owned(), hint)
     }
+    /// A count beyond half of what there can be was never counted to, and one at its end could not go on.
+    pub(super) fn near_its_end(&mut self, what: &'static str, place: String, count: u64, most: u64) {
+        if count > most / 2 {
+            let error =
+                Error::corrupt(what, place, format!("it has counted to {count}, which nobody can have"));
+            self.corrupt(&error, "copy the VDIs out into a new store: this one cannot count on");
+        }
+    }
     /// Add corruption that hides references.
     pub(super) fn blind(&mut self, error: &Error, hint: &'static str) -> Option<usize> {
         self.incomplete = true;
@@ -132,14 +140,21 @@ impl fmt::Debug for Report {
     }
 }
 
+impl Hurt {
+    /// Where the range starts on the disk and how long it is, in bytes.
+    #[must_use]
+    pub fn bytes(&self) -> (u64, u64) {
+        (self.first.0.saturating_mul(BLOCK_BYTES), self.blocks.saturating_mul(BLOCK_BYTES))
+    }
+}
+
 impl fmt::Display for Hurt {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        use crate::units::BLOCK_BYTES;
         write!(f, "{}", self.vdi)?;
         if let Some(epoch) = self.snapshot {
             write!(f, "@{}", epoch.0)?;
         }
-        let (first, len) = (self.first.0 * BLOCK_BYTES, self.blocks * BLOCK_BYTES);
+        let (first, len) = self.bytes();
         write!(f, ": {len} bytes at offset {first}")
     }
 }

@@ -8,7 +8,7 @@ use crate::format::extent::{
     self, ExtentHeader, REGIONS_PER_SECTOR, RegionBits, bit_runs, bitmap_sectors, overhead_blocks, regions,
 };
 use crate::format::host::Claim;
-use crate::limits::REGION_BLOCKS;
+use crate::limits::{COUNTER_MAX, REGION_BLOCKS};
 use crate::tree::walk::BlockSet;
 use crate::units::{BLOCK_BYTES, BLOCK_SIZE, ExtentNumber};
 
@@ -159,7 +159,11 @@ async fn read_extent(
         let sector = head.get(at..at + SECTOR);
         let decoded = sector.as_ref().map_err(Error::duplicate);
         let (bits, known) = match decoded.and_then(|s| extent::decode_sector(s, number, index, owner)) {
-            Ok((bits, _)) => (bits, u64::MAX),
+            Ok((bits, generation)) => {
+                let place = format!("extent {} sector {index}", number.0);
+                report.near_its_end("bitmap", place, generation.0, COUNTER_MAX);
+                (bits, u64::MAX)
+            }
             Err(e) => {
                 report.corrupt(&e, BITMAP_HINT);
                 bitmap.damaged.extend(sector.ok().map(|sector| (index, sector.to_vec())));

@@ -9,10 +9,10 @@ use crate::device::DeviceHandle;
 use crate::error::{Error, ErrorKind, Result};
 use crate::format::catalogue::{self, CatalogueEntry, ENTRIES_PER_SECTOR, ExtentKind};
 use crate::format::extent::{entry_by_head, overhead_blocks};
-use crate::format::host::{Claim, HostLog, HostRecord};
+use crate::format::host::{Claim, HOME_SLOT, HostLog, HostRecord};
 use crate::format::registry::{self, RegistryEntry};
 use crate::format::superblock::{self, COPIES, Superblock};
-use crate::limits::HOSTS_MAX;
+use crate::limits::{COUNTER_MAX, HOSTS_MAX, LEASES_MAX};
 use crate::units::{BLOCK_BYTES, BLOCK_SIZE, BlockAddr, ExtentNumber, Generation};
 
 const SECTOR: usize = catalogue::SECTOR_SIZE;
@@ -64,7 +64,14 @@ pub(super) async fn superblock(device: &DeviceHandle, report: &mut Report) -> Re
             "check the path; 'parallax format' makes a new store",
         ));
     };
-    best.check_features()?;
+    if best.check_features()? {
+        let message = format!("{name} has features that this program does not know: it can only be read");
+        report.add(
+            Severity::Note,
+            message,
+            "write to it with the Parallax release that made it, or a later one",
+        );
+    }
     for e in &problems {
         report.corrupt(e, SUPERBLOCK_HINT);
     }
@@ -109,7 +116,19 @@ pub(super) async fn catalogue(
         let count = left.min(ENTRIES_PER_SECTOR);
         let decoded = sector.as_ref().map_err(Error::duplicate);
         match decoded.and_then(|sector| catalogue::decode(sector, index as u32, count, sb.uuid)) {
-            Ok((some, _)) => entries.extend(some.into_iter().map(Some)),
+            Ok((some, generation)) => {
+                let sector = format!("sector {index}");
+                report.near_its_end("extent catalogue", sector, generation.0, COUNTER_MAX);
+                for (n, e) in (entries.len()..).zip(&some) {
+                    report.near_its_end(
+                        "extent catalogue",
+                        format!("entry {n}"),
+                        e.lease_generation,
+                        LEASES_MAX,
+                    );
+                }
+                entries.extend(some.into_iter().map(Some));
+            }
             Err(e) => {
                 if count == 0 {
                     report.corrupt(
@@ -140,6 +159,10 @@ async fn by_headers(
     let mut entries = Vec::new();
     for number in (first..first + count).map(ExtentNumber) {
         let start_block = u64::from(number.0) << sb.geometry.extent_bits;
+        if (start_block + sb.geometry.extent_blocks()) * BLOCK_BYTES > device.info().len_bytes {
+            entries.push(None);
+            continue;
+        }
         let bytes = overhead_blocks(sb.geometry) as usize * BLOCK_SIZE;
         let head = device.read_pieces(start_block * BLOCK_BYTES, bytes).await;
         entries.push(entry_by_head(head.prefix(), number, sb));
@@ -167,6 +190,8 @@ fn check_extents(
         let system = n < sb.system_extents as usize;
         if system != (e.kind == ExtentKind::System) {
             bad(format!("the extent is {:?}", e.kind), report);
+        } else if system && e.start_block != (n as u64) << sb.geometry.extent_bits {
+            bad("the system area does not lie there".into(), report);
         } else if e.device != 0 || end.is_none_or(|end| end > device_blocks) {
             bad("the extent lies outside the device".into(), report);
         } else if e.kind != ExtentKind::Free && e.host >= HOSTS_MAX {
@@ -205,6 +230,13 @@ pub(super) async fn read(reader: &Reader, report: &mut Report) -> System {
     }
     check_claims(reader, &mut system, report);
     registry(reader, &mut system, report).await;
+    for entry in &system.vdis {
+        if !system.hosts.iter().any(|(slot, _)| *slot == entry.host) {
+            let detail = format!("it belongs to shard {}, which has no log", entry.host);
+            let error = Error::corrupt("VDI registry", format!("VDI '{}'", entry.name), detail);
+            report.blind(&error, "restore the store from a backup, or copy the VDI out of another one");
+        }
+    }
     system
 }
 
@@ -223,7 +255,8 @@ async fn host(reader: &Reader, slot: u16, system: &mut System, report: &mut Repo
             Err(e) => problems.push(e),
         }
     }
-    if best.as_ref().is_some_and(HostRecord::has_predecessor) {
+    // The home shard's is as old as the store.
+    if best.as_ref().map_or(slot == HOME_SLOT, HostRecord::has_predecessor) {
         problems.extend(empty);
     }
     for e in &problems {
@@ -236,6 +269,7 @@ async fn host(reader: &Reader, slot: u16, system: &mut System, report: &mut Repo
         };
     }
     if let Some(record) = best {
+        report.near_its_end("host record", format!("host slot {slot}"), record.generation.0, COUNTER_MAX);
         system.hosts.push((slot, record.generation));
         system.logs.extend(record.logs);
         let claims = if problems.is_empty() { &mut system.claims } else { &mut system.doubtful };
@@ -269,8 +303,11 @@ async fn registry(reader: &Reader, system: &mut System, report: &mut Report) {
         let sector = bytes.get(index * registry::BYTES..(index + 1) * registry::BYTES);
         let found = sector.as_ref().ok().copied();
         match sector.and_then(|sector| registry::decode(sector, index as u32, sb.uuid)) {
-            Ok((None, _)) => {}
-            Ok((Some(entry), _)) => {
+            Ok((None, generation)) => {
+                report.near_its_end("VDI registry", format!("entry {index}"), generation.0, COUNTER_MAX);
+            }
+            Ok((Some(entry), generation)) => {
+                report.near_its_end("VDI registry", format!("entry {index}"), generation.0, COUNTER_MAX);
                 if !names.insert(entry.name.clone()) || !ids.insert(entry.id) {
                     let detail = format!("VDI '{}' ({}) is there twice", entry.name, entry.id);
                     let error = Error::corrupt("VDI registry", format!("entry {index}"), detail);

@@ -1,6 +1,7 @@
 //! The checker against a small store made with the engine's own parts, whole and damaged.
 
 mod engine;
+mod forged;
 mod repair;
 
 use std::cell::RefCell;
@@ -510,7 +511,7 @@ fn a_block_in_use_that_its_bitmap_calls_free_is_corruption() {
     let world = built().0.fork();
     let slot = with_store(&world, |store, _| async move {
         let entry = store.find_vdi("web").unwrap();
-        let record = store.read_record(&entry, (0, Generation(0))).await.unwrap();
+        let record = store.read_record(&entry, (0, Generation(0))).await.unwrap().record;
         store.quarantine([record.root].into_iter().collect(), SegmentSeq(0));
         assert!(store.give_back(store.release(SegmentSeq(1))).is_empty());
         store.write_dirty_bitmaps().await.unwrap();
@@ -527,9 +528,10 @@ fn a_block_with_two_owners_that_may_free_it_is_corruption() {
     let world = built().0.fork();
     // The clone's record names web's present root: both would free what was born after their thresholds.
     with_store(&world, |store, _| async move {
-        let web = store.read_record(&store.find_vdi("web").unwrap(), (0, Generation(0))).await.unwrap();
+        let web =
+            store.read_record(&store.find_vdi("web").unwrap(), (0, Generation(0))).await.unwrap().record;
         let entry = store.find_vdi("clone").unwrap();
-        let mut clone = store.read_record(&entry, (0, Generation(0))).await.unwrap();
+        let mut clone = store.read_record(&entry, (0, Generation(0))).await.unwrap().record;
         (clone.root, clone.root_crc, clone.root_birth) = (web.root, web.root_crc, web.root_birth);
         (clone.epoch, clone.threshold) = (web.epoch, web.threshold);
         clone.generation = Generation(clone.generation.0 + 1);

@@ -14,6 +14,7 @@ use crate::format::registry::RegistryEntry;
 use crate::format::snapshot_chain::{SnapshotChain, SnapshotList};
 use crate::format::snapshot_log::SnapshotBlock;
 use crate::format::vdi_record::{self, VdiRecord};
+use crate::limits::COUNTER_MAX;
 use crate::tree::walk::{Place, Step, Walk};
 use crate::units::{BlockAddr, Epoch, VirtualBlock};
 
@@ -90,6 +91,11 @@ impl Check {
                 .blind(&error, "restore the VDI from a backup; its blocks are kept until it is deleted");
             return None;
         };
+        for (count, most) in
+            [(record.generation.0.max(record.applied.seq.0), COUNTER_MAX), (record.epoch.0, Epoch::MAX.0 / 2)]
+        {
+            self.report.near_its_end("VDI record", format!("VDI '{}'", entry.name), count, most);
+        }
         if let Some(least) = remembered.filter(|_| newest > Some(version(&record))) {
             let detail = least.complaint(record.generation);
             let error = Error::corrupt("VDI record", slot_name(&entry.name, entry.slots[0]), detail);
@@ -227,7 +233,7 @@ impl Check {
                     let error = Error::corrupt("data block", entry.addr, why);
                     self.damaged(&error.context(tree_name(tree)), TWICE_HINT, Damage::data(at, entry.addr));
                 }
-                Use::Shared | Use::Outside => {}
+                Use::Shared | Use::Otherwise | Use::Outside => {}
             }
         }
         fresh
@@ -252,8 +258,10 @@ fn enter(
     place: &Place,
     twice: &mut Vec<(Place, &'static str)>,
 ) -> bool {
-    match owners.node(place.link.addr, place.level, place.link.birth > tree.threshold) {
+    match owners.node(&place.link, place.level, place.link.birth > tree.threshold) {
         Use::Shared => false,
+        // The node must be what this way there says, too.
+        Use::Otherwise => true,
         Use::Conflict(why) => {
             twice.push((*place, why));
             false

@@ -242,6 +242,8 @@ impl Engine {
             batches.push((vdi, batch));
             freed.merge(blocks);
             self.note_record(vdi);
+            // Its tree has what they say.
+            self.0.copies.borrow_mut().remove(&vdi.id());
         }
         let blocks = freed.len();
         // Any record appended so far may name them.

@@ -16,7 +16,7 @@ use super::Engine;
 use crate::error::{Error, ErrorKind, Result};
 use crate::limits::LOG_COPY_BATCHES_PER_FLUSH;
 use crate::log::{Log, Record};
-use crate::store::Run;
+use crate::store::{Need, Run};
 use crate::units::{SegmentSeq, VdiId, VdiSeq};
 use crate::vdi::Vdi;
 use crate::vdi::moved::{Original, park};
@@ -32,6 +32,8 @@ pub(super) struct Stranded {
     pub name: String,
     /// Its oldest record.
     pub oldest: SegmentSeq,
+    /// Room for what its records have inline.
+    pub reserved: Need,
     pub why: Error,
 }
 
@@ -115,7 +117,6 @@ impl Engine {
         // Held, it appends nothing more; what it has appended is read back from the device.
         shared.log.flush().await?;
         let (batches, mut first) = self.batches(holder).await?;
-        let mut named: Vec<Run> = Vec::new();
         for (nth, batch) in batches.into_iter().enumerate() {
             let copies = park(&shared.store, &shared.log, &batch).await?;
             shared.placed_written.set(shared.placed_written.get() + 1);
@@ -125,23 +126,26 @@ impl Engine {
             let segment = match appended {
                 Ok(segment) => segment.seq(),
                 Err(e) => {
+                    // Nothing names these blocks, and nothing ever did.
                     let runs = parked.flat_map(|(_, _, p)| p.runs.clone()).collect();
-                    shared.store.quarantine(runs, shared.log.newest());
+                    shared.store.give_back_unreachable(runs);
                     return Err(e);
                 }
             };
-            if let Holder::Vdi(vdi) = holder {
-                vdi.adopt(&copies, segment);
+            match holder {
+                Holder::Vdi(vdi) => vdi.adopt(&copies, segment),
+                Holder::Stranded(id) => self.keep_promise(*id, &batch),
             }
-            named.extend(records.iter().flat_map(|r| Run::named_by(&r.body)));
+            // What a later record of it replaced may be free but for the records that name it: from here on these, too,
+            // whatever becomes of the rest.
+            let named: Vec<Run> = records.iter().flat_map(|r| Run::named_by(&r.body)).collect();
+            shared.store.quarantine_longer(&named, segment);
             first.get_or_insert(segment);
             if nth % LOG_COPY_BATCHES_PER_FLUSH == LOG_COPY_BATCHES_PER_FLUSH - 1 {
                 shared.log.flush().await?;
             }
         }
         shared.log.flush().await?;
-        // What a later record of it replaced may be free but for the records that name it.
-        shared.store.quarantine_longer(&named, shared.log.newest());
         match (holder, first) {
             (Holder::Vdi(vdi), Some(first)) => vdi.moved_to(first),
             (Holder::Stranded(id), Some(first)) => {
@@ -189,6 +193,15 @@ impl Engine {
                 return Err(too_many(bytes as u64, room));
             }
         }
+        if matches!(holder, Holder::Stranded(_)) {
+            // It left for another shard and came back: what it had before, its tree has.
+            let came_back =
+                found.keys().rev().zip(found.keys().rev().skip(1)).find(|(next, seq)| next.0 > seq.0 + 1);
+            if let Some((first, _)) = came_back {
+                let first = *first;
+                found = found.split_off(&first);
+            }
+        }
         self.complete(holder, &found)?;
         // What lies near the head stays: copies of a move that a crash cut short, too.
         let stays = |o: &Original| newer.is_some_and(|newer| o.segment.seq() >= newer);
@@ -218,9 +231,20 @@ impl Engine {
         }
         Err(Error::corrupt("log", format!("records of VDI {}", holder.id()), "some of them are not there"))
     }
+    /// Inline data of `moved` were given the room that was promised for them.
+    fn keep_promise(&self, id: VdiId, moved: &[Original]) {
+        let blocks: u64 = moved.iter().map(|o| u64::from(o.record.body.inline_blocks())).sum();
+        if let Some(s) = self.0.stranded.borrow_mut().get_mut(&id) {
+            let kept = Need { data: blocks.min(s.reserved.data), metadata: 0 };
+            s.reserved.data -= kept.data;
+            self.store().unreserve(kept);
+        }
+    }
     /// The VDI is gone, and with it what the log holds of it.
     pub(super) fn forget_held(&self, id: VdiId) {
-        self.0.stranded.borrow_mut().remove(&id);
+        if let Some(s) = self.0.stranded.borrow_mut().remove(&id) {
+            self.store().unreserve(s.reserved);
+        }
         self.0.copies.borrow_mut().remove(&id);
     }
 }

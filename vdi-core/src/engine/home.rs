@@ -138,7 +138,7 @@ impl Engine {
         }
         leaving.shared().log.retire().await?;
         store.retire().await?;
-        self.store().add_extents(store.spare_extents(u64::MAX));
+        self.store().add_extents(store.give_up_extents());
         self.store().inherit_extents(slot).await?;
         self.store().return_log(slot).await
     }

@@ -7,12 +7,13 @@ use crate::format::vdi_record::{Applied, SnapshotLogHead, VdiRecord};
 use crate::limits::NAME_BYTES_MAX;
 use crate::log::VdiGeneration;
 use crate::sabotage::{Bug, Point, crash_point, seeded_bug};
-use crate::store::{HOME_SLOT, Need};
+use crate::store::{FoundRecord, HOME_SLOT, Need};
 use crate::tree::Root;
 use crate::tree::snapshots::SnapshotLog;
 use crate::units::{Epoch, Generation, SegmentSeq, VdiId};
 use crate::vdi::{Vdi, check_size};
 
+use super::shards::unsure;
 use super::{VdiInfo, no_vdi};
 
 impl Engine {
@@ -82,9 +83,31 @@ impl Engine {
             store.flush().await?;
         }
         crash_point(Point::RecordBeforeRegistry);
-        store.add_vdi(record.id, name, slots, self.0.env.clock.wall_ns()).await
+        let added = store.add_vdi(record.id, name, slots, self.0.env.clock.wall_ns()).await;
+        if let Err(e) = &added
+            && let Some(entry) = store.find_vdi_id(record.id)
+            && let Ok(vdi) = self.open_entry(&entry).await
+        {
+            vdi.hold_until_restart(unsure(e, name));
+        }
+        added
     }
     pub(super) async fn open_entry(&self, entry: &RegistryEntry) -> Result<Vdi> {
+        let vdi = self.open_quietly(entry).await?;
+        self.remember_newer().await?;
+        Ok(vdi)
+    }
+    /// Let the log's head know the records that were found newer than it says: whoever was shown one must never be shown
+    /// the one before.
+    pub(super) async fn remember_newer(&self) -> Result<()> {
+        if self.0.newer.borrow().is_empty() {
+            return Ok(());
+        }
+        let newer = self.0.newer.take();
+        self.0.shared.log.trim(SegmentSeq(0), &newer).await
+    }
+    /// As [`Engine::open_entry`]; [`Engine::remember_newer`] follows before anybody is shown the VDI.
+    pub(super) async fn open_quietly(&self, entry: &RegistryEntry) -> Result<Vdi> {
         if let Some(v) = self.0.vdis.borrow().get(&entry.id) {
             return Ok(v.clone());
         }
@@ -108,7 +131,8 @@ impl Engine {
         }
         let store = self.store();
         let least = self.least_record(entry.id);
-        let record = store.read_record(entry, (least.lease_epoch, least.generation)).await?;
+        let found = store.read_record(entry, (least.lease_epoch, least.generation)).await?;
+        let FoundRecord { record, has_older, unread } = found;
         let snapshots = match SnapshotLog::load(store, entry.id, record.snapshots, record.epoch).await {
             Ok(snapshots) => snapshots,
             Err(e) => {
@@ -121,10 +145,21 @@ impl Engine {
             }
         };
         let vdi = Vdi::new(self.0.shared.clone(), &entry.name, entry.slots, record, snapshots);
+        if let Some(why) = unread {
+            // What cannot be read now may be newer, and be read once this one was written on.
+            if vdi.take_back(record.generation).await.is_err() {
+                vdi.hold_until_restart(why.context(format!("the record of VDI '{}'", entry.name)));
+            }
+        }
+        let record = vdi.record();
         let found = (record.lease_epoch, record.generation);
         if found > (least.lease_epoch, least.generation) {
             // The next trim drops from the log what only this record makes needless.
             self.0.remembered.borrow_mut().insert(entry.id, found);
+            if has_older {
+                let (lease_epoch, generation) = found;
+                self.0.newer.borrow_mut().push(VdiGeneration { vdi: entry.id, lease_epoch, generation });
+            }
         }
         let is_stale = found < (least.lease_epoch, least.generation);
         if is_stale && !seeded_bug(Bug::StaleRecordTrusted) {

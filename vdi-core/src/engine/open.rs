@@ -17,7 +17,7 @@ use crate::format::host::HostLog;
 use crate::latency::{Latencies, Layer};
 use crate::log::{Body, Finding, Log, Record, Scan, Segment, VdiGeneration};
 use crate::sabotage::{Bug, Point, crash_point, seeded_bug};
-use crate::store::{Run, Store};
+use crate::store::{Need, Run, Store};
 use crate::tree::NodeCache;
 use crate::units::{BLOCK_SIZE, SegmentSeq, Uuid, VdiId, VdiSeq};
 use crate::vdi::content::Staging;
@@ -80,6 +80,7 @@ impl Engine {
             opening: TaskLock::default(),
             round: TaskLock::default(),
             remembered: RefCell::new(remembered),
+            newer: RefCell::default(),
             strangers: RefCell::new(strangers),
             stranded: RefCell::default(),
             copies: RefCell::default(),
@@ -93,6 +94,7 @@ impl Engine {
         }));
         let (records, last) = engine.replay(records).await;
         engine.hold_hurt(&findings, &last).await;
+        engine.remember_newer().await?;
         crash_point(Point::Replayed);
         // Returned claims reach the disk before a host record that no longer lists them: nothing leaks.
         engine.store().write_dirty_bitmaps().await?;
@@ -127,13 +129,18 @@ impl Engine {
                 }
                 continue;
             };
-            let vdi = match self.open_entry(&entry).await {
+            let vdi = match self.open_quietly(&entry).await {
                 Ok(vdi) => vdi,
                 Err(e) => {
                     self.strand(id, entry.name, e, records.values());
                     continue;
                 }
             };
+            if let (true, Some(why)) = (vdi.is_superseded(), vdi.held()) {
+                // They may follow the newer record, should the device show that again.
+                self.strand(id, entry.name, why, records.values());
+                continue;
+            }
             for Logged { segment, record, first_block, original } in records.into_values() {
                 match vdi.replay(&record, &segment, first_block) {
                     Ok(taken) => replayed += u64::from(taken),
@@ -154,8 +161,10 @@ impl Engine {
     /// The VDI cannot be opened, perhaps just now: what the log holds of it stays for the next start.
     fn strand<'a>(&self, id: VdiId, name: String, why: Error, records: impl Iterator<Item = &'a Logged>) {
         let mut oldest: Option<SegmentSeq> = None;
+        let mut reserved = Need::default();
         for l in records {
             let seq = l.segment.seq();
+            reserved.data += u64::from(l.record.body.inline_blocks());
             oldest = Some(oldest.map_or(seq, |o| o.min(seq)));
             for run in Run::named_by(&l.record.body) {
                 // An address outside the store is found when the record is replayed.
@@ -163,7 +172,8 @@ impl Engine {
             }
         }
         if let Some(oldest) = oldest {
-            self.0.stranded.borrow_mut().insert(id, Stranded { name, oldest, why });
+            self.store().reserve_again(reserved);
+            self.0.stranded.borrow_mut().insert(id, Stranded { name, oldest, reserved, why });
         }
     }
     /// Corruption in the durable part of the log: every VDI is held but those of which a later record
@@ -176,7 +186,7 @@ impl Engine {
                 if clear {
                     continue;
                 }
-                if let Ok(vdi) = self.open_entry(&entry).await {
+                if let Ok(vdi) = self.open_quietly(&entry).await {
                     let applied = vdi.record().applied;
                     if applied.log == self.0.shared.log.uuid() && applied.segment >= finding.to {
                         continue;

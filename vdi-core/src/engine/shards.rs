@@ -306,7 +306,7 @@ impl Engine {
 
 /// The registry could not be written, so what it says of the VDI is open: nothing may be acknowledged that another
 /// shard, or nobody, would look for after a restart.
-fn unsure(e: &Error, name: &str) -> Error {
+pub(super) fn unsure(e: &Error, name: &str) -> Error {
     Error::new(
         ErrorKind::Poisoned,
         format!("what became of VDI '{name}' in the registry is not known: {}", e.message()),

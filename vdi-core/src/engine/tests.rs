@@ -2,6 +2,7 @@ mod checkpoint;
 mod doubt;
 mod failing;
 mod held;
+mod newest;
 mod resize;
 mod shards;
 mod tidy;

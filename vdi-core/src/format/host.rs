@@ -72,6 +72,10 @@ struct Raw {
 }
 const _: () = assert!(size_of::<Raw>() == BLOCK_SIZE);
 
+/// The host slot of the home shard. Each shard of a host has a slot of its own, and in it a host record with its
+/// log and its claims; shard n has slot n until several hosts share a store.
+pub const HOME_SLOT: u16 = 0;
+
 /// One log of a host.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct HostLog {

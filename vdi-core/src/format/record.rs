@@ -300,6 +300,9 @@ fn decode_body(prefix: &Prefix, tail: &[u8], first_block: u32) -> Result<Body> {
             let (runs, rest) =
                 <[DiskRun]>::ref_from_prefix_with_elems(tail, third).map_err(|_| bad("runs are missing"))?;
             let runs: Runs = runs.iter().map(|r| (BlockAddr(r.start.get()), r.blocks.get())).collect();
+            if runs.iter().any(|r| r.1 == 0) {
+                return Err(bad("a run has no blocks"));
+            }
             if runs.iter().map(|r| u64::from(r.1)).sum::<u64>() != second {
                 return Err(bad("runs and checksums differ in number"));
             }

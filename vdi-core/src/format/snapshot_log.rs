@@ -36,7 +36,7 @@ use super::node::Root;
 use super::{Expect, HEADER_BYTES, Header, Kind, seal, verify};
 use crate::error::{Error, Result};
 use crate::limits::{LABEL_BYTES_MAX, VDI_BYTES_MAX};
-use crate::units::{BLOCK_BYTES, BLOCK_SIZE, BlockAddr, Epoch, Generation, Uuid, VdiId};
+use crate::units::{BLOCK_BYTES, BLOCK_SIZE, BlockAddr, Epoch, Generation, SECTOR_BYTES, Uuid, VdiId};
 
 #[derive(Clone, Copy, FromBytes, IntoBytes, KnownLayout, Immutable, Unaligned)]
 #[repr(C)]
@@ -204,6 +204,9 @@ fn decode_snapshot(
     };
     root.verify().map_err(|e| format!("snapshot {}: {}", epoch.0, e.message()))?;
     let size_bytes = raw.size_bytes.get();
+    if size_bytes == 0 || !size_bytes.is_multiple_of(SECTOR_BYTES) {
+        return Err(format!("snapshot {} has {size_bytes} bytes, which is no size", epoch.0));
+    }
     if root.birth > epoch || size_bytes > VDI_BYTES_MAX.min(root.capacity_blocks() * BLOCK_BYTES) {
         return Err(format!("snapshot {} is younger than its root, or too large for its depth", epoch.0));
     }

@@ -3,7 +3,7 @@
 
 use super::record::{Body, Record};
 use crate::limits::LABEL_BYTES_MAX;
-use crate::units::{Epoch, VdiSeq, VirtualBlock};
+use crate::units::{BLOCK_BYTES, Epoch, SECTOR_BYTES, VdiSeq, VirtualBlock};
 
 /// The snapshots that a VDI has when a record comes.
 pub trait Snapshots {
@@ -55,7 +55,9 @@ impl<S: Snapshots> Position<'_, S> {
                 self.check_range(*at, named)
             }
             Body::Discard { at, blocks } | Body::WriteZeroes { at, blocks } => self.check_range(*at, *blocks),
-            Body::Snapshot { label, .. } => self.check_label(label),
+            Body::Snapshot { label, size_bytes, .. } => {
+                self.check_size(*size_bytes).and_then(|()| self.check_label(label))
+            }
             Body::Label { snapshot, label } => {
                 self.check_snapshot(*snapshot).and_then(|()| self.check_label(label))
             }
@@ -65,6 +67,13 @@ impl<S: Snapshots> Position<'_, S> {
     fn check_range(&self, at: VirtualBlock, blocks: u64) -> Result<(), String> {
         let fits = blocks > 0 && at.0.checked_add(blocks).is_some_and(|end| end <= self.capacity_blocks);
         let detail = || format!("{blocks} blocks from {} on in a tree of {}", at.0, self.capacity_blocks);
+        if fits { Ok(()) } else { Err(detail()) }
+    }
+    fn check_size(&self, bytes: u64) -> Result<(), String> {
+        let fits = bytes > 0
+            && bytes.is_multiple_of(SECTOR_BYTES)
+            && bytes.div_ceil(BLOCK_BYTES) <= self.capacity_blocks;
+        let detail = || format!("a size of {bytes} bytes in a tree of {} blocks", self.capacity_blocks);
         if fits { Ok(()) } else { Err(detail()) }
     }
     fn check_snapshot(&self, epoch: Epoch) -> Result<(), String> {
@@ -129,7 +138,7 @@ mod tests {
 
     #[test]
     fn what_may_follow() {
-        let taken = |label: &str| Body::Snapshot { wall_ns: 0, size_bytes: 0, label: label.into() };
+        let taken = |label: &str| Body::Snapshot { wall_ns: 0, size_bytes: 512, label: label.into() };
         for body in [
             Body::Write { at: VirtualBlock(511), crcs: smallvec![0] },
             Body::WriteOut { at: VirtualBlock(0), runs: smallvec![(BlockAddr(9), 2)], crcs: smallvec![0, 0] },
@@ -146,7 +155,8 @@ mod tests {
     }
     #[test]
     fn what_may_not() {
-        let taken = |label: &str| Body::Snapshot { wall_ns: 0, size_bytes: 0, label: label.into() };
+        let taken = |label: &str| Body::Snapshot { wall_ns: 0, size_bytes: 512 << 12, label: label.into() };
+        let sized = |size_bytes| Body::Snapshot { wall_ns: 0, size_bytes, label: String::new() };
         for (body, word) in [
             (Body::Write { at: VirtualBlock(511), crcs: smallvec![0, 0] }, "2 blocks from 511"),
             (Body::Write { at: VirtualBlock(0), crcs: smallvec![] }, "0 blocks"),
@@ -160,6 +170,10 @@ mod tests {
             ),
             (Body::Discard { at: VirtualBlock(1), blocks: 512 }, "512 blocks from 1"),
             (Body::WriteZeroes { at: VirtualBlock(u64::MAX), blocks: 2 }, "tree of 512"),
+            (sized(0), "size of 0 bytes"),
+            (sized(511), "size of 511 bytes"),
+            (sized((512 << 12) + 512), "tree of 512 blocks"),
+            (sized(u64::MAX / 512 * 512), "tree of 512 blocks"),
             (taken("7"), "label that is none"),
             (taken("a b"), "label that is none"),
             (taken(&"x".repeat(LABEL_BYTES_MAX + 1)), "label that is none"),

@@ -91,7 +91,7 @@ impl Walk {
     }
     /// The segment at `at` counts.
     async fn accept(&mut self, at: Position) -> Result<()> {
-        let found = self.reader.segment_at(at).await?.expect("it was valid a moment ago");
+        let found = self.reader.segment_at(at).await?.ok_or_else(|| changing(at))?;
         let (header, place) = (found.header, place_of(&found, at, &self.scan.ring));
         let records = found.records()?;
         if self.incarnation.is_some_and(|i| i < header.incarnation) && !seeded_bug(Bug::VoidRecordsComeBack) {
@@ -106,6 +106,14 @@ impl Walk {
         self.crc = place.crc;
         self.next = self.scan.ring.start_after(place.end());
         if header.seq == self.head().recovered_through {
+            let ring = &self.scan.ring;
+            if ring.device_offset(self.next) != ring.device_offset(self.scan.start) {
+                return Err(Error::corrupt(
+                    "log head",
+                    &self.scan.device.info().name,
+                    format!("what came after segment {} does not start behind it", header.seq.0),
+                ));
+            }
             self.enter_present();
         }
         Ok(())
@@ -163,7 +171,7 @@ impl Walk {
         let mut probe = at;
         while let Some(found) = self.reader.next_valid(probe, end).await? {
             probe = found;
-            let header = self.reader.segment_at(found).await?.expect("it was valid a moment ago").header;
+            let header = self.reader.segment_at(found).await?.ok_or_else(|| changing(found))?.header;
             self.see(&header)?;
             valid.push((found, header));
         }
@@ -202,6 +210,10 @@ impl Walk {
         self.scan.findings.push(Finding { from, to, offset_bytes, vdis });
         Ok(())
     }
+}
+
+fn changing(at: Position) -> Error {
+    Error::corrupt("log", format!("{at:?}"), "its device reads the same place in two ways")
 }
 
 fn place_of(found: &VerifiedSegment<'_>, at: Position, ring: &Ring) -> Place {

@@ -201,6 +201,13 @@ impl Options {
             .any(|f| f.read_error + f.write_error + f.flush_error + f.no_space + f.flipped_read > 0);
         failing || self.liar.is_some()
     }
+    /// Whether the devices fail now and then, and what they say is true when they do not.
+    #[must_use]
+    pub fn is_failing(&self) -> bool {
+        let faults = [&self.store_faults, &self.log_faults];
+        let fails = |f: &Faults| f.read_error + f.write_error + f.flush_error + f.no_space > 0;
+        self.liar.is_none() && faults.iter().any(|f| fails(f)) && faults.iter().all(|f| f.flipped_read == 0)
+    }
     /// How the next stop happens.
     pub fn draw_stop(random: &mut Random) -> Stop {
         match random.below(10) {

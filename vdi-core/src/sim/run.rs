@@ -235,7 +235,24 @@ fn stop_and_recover(world: &mut World) -> Result<(), String> {
             Err(end) => return Err(ended(end)),
         }
     }
+    if world.options.is_failing() && world.random.coin() {
+        start_on_failing_devices(world)?;
+    }
     recover(world)
+}
+
+/// A start while the devices fail now and then: it may come to nothing, and must spoil nothing.
+fn start_on_failing_devices(world: &mut World) -> Result<(), String> {
+    world.set_faults(true);
+    let opened = open(world).map_err(ended)?;
+    world.model.borrow().say(|| format!("on failing devices: {opened:?}"));
+    if opened.is_ok() {
+        let engines = world.engines.clone();
+        let _may_fail = world.run(async move { engines.checkpoint().await }).map_err(ended)?;
+    }
+    world.set_faults(false);
+    stop(world, false)?;
+    check_image(world)
 }
 
 /// The checker must find no damage in what a stop left. Leaks there are: what was deleted waits for a collection.

@@ -45,6 +45,12 @@ impl Store {
             let number = catalogue.free().next().ok_or_else(|| self.no_space())?;
             (ExtentNumber(number as u32), catalogue.entries[number])
         };
+        if self.0.doubtful.borrow().contains(&number) {
+            // Whose it was to be the device may still say, when its header is another's.
+            self.write_catalogue_entry(number, was).await?;
+            self.flush().await?;
+            self.0.doubtful.borrow_mut().remove(&number);
+        }
         let lease_generation = was.lease_generation + 1;
         let entry = CatalogueEntry { kind, host: slot, shard: slot, lease_generation, ..was };
         let (g, owner) = (self.geometry(), self.uuid());
@@ -66,8 +72,9 @@ impl Store {
         self.flush().await?;
         crash_point(Point::ExtentHeaded);
         if let Err(e) = self.write_catalogue_entry(number, entry).await {
-            // It may be leased again. What the device has of this, a restart finds out.
+            // The device may have it all the same.
             self.learn_extent(number, CatalogueEntry { lease_generation, ..was });
+            self.0.doubtful.borrow_mut().insert(number);
             return Err(e);
         }
         crash_point(Point::ExtentLeased);
@@ -95,6 +102,10 @@ impl Store {
             self.flush().await?;
             self.write_catalogue_entry(number, entry).await?;
             self.flush().await?;
+            if let Some(home) = &self.0.home {
+                // One that is not open yet has perhaps still to hear that the shard leased it.
+                home.publish(number, entry);
+            }
             self.take_over(number, entry.kind, regions, generations);
         }
         Ok(())

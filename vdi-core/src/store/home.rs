@@ -115,6 +115,11 @@ impl Store {
         self.add_extents(extents);
         extents > 0
     }
+    /// Give away every free extent: this shard promises nothing any more.
+    #[must_use]
+    pub fn give_up_extents(&self) -> u64 {
+        self.0.space.borrow_mut().give_up_extents()
+    }
     /// Take back what [`Store::spare_extents`] gave.
     pub fn add_extents(&self, extents: u64) {
         self.0.space.borrow_mut().add_extents(extents);

@@ -26,6 +26,7 @@ mod space;
 mod vdi_records;
 
 use std::cell::{Cell, RefCell};
+use std::collections::BTreeSet;
 use std::rc::Rc;
 
 use crate::buffer::{AlignedBuf, IoBufs};
@@ -34,20 +35,19 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::executor::TaskLock;
 pub use crate::format::catalogue::ExtentKind;
 use crate::format::catalogue::{CatalogueEntry, ENTRIES_PER_SECTOR};
+pub use crate::format::host::HOME_SLOT;
 use crate::format::host::{Claim, HostRecord};
 use crate::format::record::Body;
 use crate::format::superblock::Superblock;
-use crate::units::{BLOCK_BYTES, BLOCK_SIZE, BlockAddr, Geometry, Uuid};
+use crate::limits::LEASES_MAX;
+use crate::units::{BLOCK_BYTES, BLOCK_SIZE, BlockAddr, ExtentNumber, Geometry, Uuid};
 
 pub use create::{CreateOptions, STORE_BYTES_MIN};
 pub use freed::Freed;
 #[cfg(any(test, feature = "sim"))]
 pub(crate) use reuse::FREED_TWICE;
 pub use space::{Need, SpaceReport};
-
-/// The host slot of the home shard. Each shard of a host has a slot of its own, and in it a host record with its
-/// log and its claims; shard n has slot n until several hosts share a store.
-pub const HOME_SLOT: u16 = 0;
+pub use vdi_records::FoundRecord;
 
 /// A run of adjacent blocks in one extent.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
@@ -83,6 +83,8 @@ struct Inner {
     /// Who gives extents; None where there is one shard only.
     home: Option<Rc<dyn home::Home>>,
     leasing: TaskLock,
+    /// Free extents that were about to be leased when the catalogue could not be written.
+    doubtful: RefCell<BTreeSet<ExtentNumber>>,
     catalogue: RefCell<Catalogue>,
     bitmaps: RefCell<bitmap::Bitmaps>,
     /// Claims in order of use; exhausted ones leave.
@@ -114,7 +116,8 @@ impl Catalogue {
     /// Free extents, by number. Those of a damaged sector are left alone until it is repaired.
     fn free(&self) -> impl Iterator<Item = usize> + '_ {
         let numbered = self.entries.iter().enumerate();
-        let free = numbered.filter(|(_, e)| e.kind == ExtentKind::Free).map(|(n, _)| n);
+        let free = numbered.filter(|(_, e)| e.kind == ExtentKind::Free && e.lease_generation < LEASES_MAX);
+        let free = free.map(|(n, _)| n);
         free.filter(|n| self.generations.get(n / ENTRIES_PER_SECTOR).is_none_or(|g| g.0 > 0))
     }
 }

@@ -2,6 +2,7 @@
 //! extents, never the rest of the store.
 
 use std::cell::{Cell, RefCell};
+use std::collections::BTreeSet;
 use std::rc::Rc;
 
 use super::bitmap::{Bitmaps, free_in};
@@ -11,7 +12,7 @@ use super::host::host_offset;
 use super::registry::{Registry, Slot};
 use super::reuse::Quarantine;
 use super::space::Space;
-use super::{Catalogue, HOME_SLOT, Inner, Store, create, lease};
+use super::{Catalogue, ExtentKind, HOME_SLOT, Inner, Store, create, lease};
 use crate::buffer::{AlignedBuf, is_zero};
 use crate::device::DeviceHandle;
 use crate::error::{Error, ErrorKind, Result};
@@ -116,6 +117,7 @@ impl Store {
             slot,
             home,
             leasing: TaskLock::default(),
+            doubtful: RefCell::default(),
             catalogue: RefCell::new(catalogue),
             bitmaps: RefCell::default(),
             claims: RefCell::default(),
@@ -294,12 +296,15 @@ async fn read_catalogue(
     let device_blocks = device.info().len_bytes / BLOCK_BYTES;
     for (n, e) in out.entries.iter().enumerate() {
         let end = e.start_block.checked_add(sb.geometry.extent_blocks());
+        let bad = |what: &str| Err(Error::corrupt("extent catalogue", format!("entry {n}"), what));
         if e.device != 0 || end.is_none_or(|end| end > device_blocks) {
-            return Err(Error::corrupt(
-                "extent catalogue",
-                format!("entry {n}"),
-                "the extent lies outside the device",
-            ));
+            return bad("the extent lies outside the device");
+        }
+        let system = n < sb.system_extents as usize;
+        if system != (e.kind == ExtentKind::System)
+            || system && e.start_block != (n as u64) << sb.geometry.extent_bits
+        {
+            return bad("the system area does not lie there");
         }
     }
     Ok(out)
@@ -332,8 +337,17 @@ async fn read_registry(
     // would lose what the log holds of it, and its blocks to a collection.
     let bytes = bytes.get(0..all)?;
     let mut out = Registry::default();
+    let mut ids = BTreeSet::new();
     for (index, sector) in bytes.chunks_exact(SECTOR).enumerate() {
-        out.slots.push(match registry::decode(sector, index as u32, sb.uuid) {
+        let decoded = registry::decode(sector, index as u32, sb.uuid).and_then(|(entry, generation)| {
+            match entry.as_ref().is_none_or(|e| ids.insert(e.id)) {
+                true => Ok((entry, generation)),
+                false => {
+                    Err(Error::corrupt("VDI registry", format!("entry {index}"), "its VDI is there twice"))
+                }
+            }
+        });
+        out.slots.push(match decoded {
             Ok((entry, generation)) => Slot { entry, generation, damaged: false },
             Err(e) => {
                 warnings.push(e);

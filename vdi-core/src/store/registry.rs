@@ -83,7 +83,8 @@ impl Store {
             "an entry is damaged, and its VDI needs its blocks",
         ))
     }
-    /// Add a VDI durably. Its record must be durable already. The caller holds the registry lock.
+    /// Add a VDI durably. Its record must be durable already. The caller holds the registry lock. When the device fails,
+    /// the VDI is there, and whether a restart finds it is not known.
     pub async fn add_vdi(&self, id: VdiId, name: &str, slots: [BlockAddr; 2], created_ns: u64) -> Result<()> {
         if self.find_vdi_anywhere(name).is_some() {
             return Err(Error::new(
@@ -101,7 +102,12 @@ impl Store {
             ));
         };
         let entry = RegistryEntry { id, name: name.to_owned(), host: HOME_SLOT, slots, created_ns };
-        self.swap_registry(index, Some(entry)).await
+        let added = self.swap_registry(index, Some(entry.clone())).await;
+        if added.is_err() {
+            // The device may have it all the same: its name and its blocks are taken.
+            self.0.registry.borrow_mut().slots[index].entry = Some(entry);
+        }
+        added
     }
     /// Remove a VDI durably; its blocks become the collector's. The caller holds the registry lock.
     pub async fn remove_vdi(&self, id: VdiId) -> Result<()> {

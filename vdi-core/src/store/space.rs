@@ -90,6 +90,9 @@ impl Space {
         self.free_extents -= given;
         given
     }
+    pub fn give_up_extents(&mut self) -> u64 {
+        std::mem::take(&mut self.free_extents)
+    }
     /// Whether there is a free extent that no promise needs.
     pub fn has_spare_extent(&self) -> bool {
         self.free_extents > self.extents_needed(self.reserved, RESERVE_BLOCKS)

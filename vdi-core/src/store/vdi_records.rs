@@ -8,6 +8,7 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::executor::{LocalFuture, join_all};
 use crate::format::registry::RegistryEntry;
 use crate::format::vdi_record::VdiRecord;
+use crate::limits::COUNTER_MAX;
 use crate::sabotage::{Bug, seeded_bug};
 use crate::units::{BlockAddr, Generation};
 
@@ -22,6 +23,17 @@ pub(super) struct ReliedOn {
     pub complete: bool,
 }
 
+/// The record of a VDI as its slots have it.
+#[derive(Debug)]
+pub struct FoundRecord {
+    /// The newest.
+    pub record: VdiRecord,
+    /// The other slot has an older one of the same VDI: should this one be lost, that is what is found.
+    pub has_older: bool,
+    /// The other slot could not be read, so there may be a newer one, on which nothing relies.
+    pub unread: Option<Error>,
+}
+
 impl Store {
     /// Two metadata blocks for a new record, and the first generation it may carry: generations never
     /// restart, so it is above whatever a former record left in these blocks.
@@ -32,12 +44,12 @@ impl Store {
             *slot = self.allocate(ExtentKind::Metadata, 1).await?.start;
             let block = self.read_blocks(*slot, 1).await?;
             match VdiRecord::verify(&block, *slot, self.uuid()) {
-                Ok(old) => generation = generation.max(old.generation),
+                Ok(old) if old.generation.0 < COUNTER_MAX / 2 => generation = generation.max(old.generation),
                 // A slot not written yet must look like one, or damage to a written one would too.
-                Err(_) if block.iter().any(|b| *b != 0) => {
+                _ if block.iter().any(|b| *b != 0) => {
                     self.write_blocks(*slot, smallvec![IoBuf::Owned(AlignedBuf::block())]).await?;
                 }
-                Err(_) => {}
+                _ => {}
             }
         }
         Ok((slots, Generation(generation.0 + 1)))
@@ -47,8 +59,9 @@ impl Store {
     ///
     /// # Errors
     /// Those of the device; `Corrupt` when no slot holds a record of the VDI.
-    pub async fn read_record(&self, entry: &RegistryEntry, least: (u64, Generation)) -> Result<VdiRecord> {
+    pub async fn read_record(&self, entry: &RegistryEntry, least: (u64, Generation)) -> Result<FoundRecord> {
         let mut best: Option<VdiRecord> = None;
+        let mut valid = 0;
         let (mut problem, mut unread) = (None, None);
         for slot in entry.slots {
             let block = match self.read_blocks(slot, 1).await {
@@ -65,18 +78,19 @@ impl Store {
                     if best.is_none_or(|b| (b.lease_epoch, b.generation) < (r.lease_epoch, r.generation))
                         || seeded_bug(Bug::OldSlotWins) =>
                 {
+                    valid += 1;
                     best = Some(r);
                 }
-                Ok(_) => {}
+                Ok(_) => valid += 1,
                 Err(e) => problem = Some(e),
             }
         }
-        if let Some(e) = unread
-            && best.is_none_or(|b| (b.lease_epoch, b.generation) < least)
-        {
+        let is_old = best.is_none_or(|b| (b.lease_epoch, b.generation) < least);
+        if let Some(e) = unread.take_if(|_| is_old) {
             return Err(e.context(format!("the record of VDI '{}'", entry.name)));
         }
-        best.ok_or_else(|| {
+        let found = best.map(|record| FoundRecord { record, has_older: valid > 1, unread });
+        found.ok_or_else(|| {
             let cause =
                 problem.map_or_else(|| "both slots hold another VDI".to_owned(), |e| e.message().to_owned());
             Error::new(

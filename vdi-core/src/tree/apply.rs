@@ -302,6 +302,11 @@ impl Job<'_> {
         let source = PastCache(cache);
         let mut result = Ok(());
         while let Some(step) = walk.next(&source, |p| young(p, &mut freed)).await {
+            if let Some(block) = freed.twice() {
+                // Two ways lead there, and each has to be walked: a tree never frees a block twice.
+                result = Err(Error::corrupt("tree node", block, "its tree has it twice"));
+                break;
+            }
             match step {
                 Step::Leaf(_, node) => {
                     self.busy += 1;

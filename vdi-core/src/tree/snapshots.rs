@@ -102,8 +102,8 @@ impl SnapshotLog {
         &self.blocks
     }
     /// Append `records`, writing one new block (more only for a long batch or when the list is written anew).
-    /// All blocks are written, none flushed, when this returns; `birth` is the current epoch. Whatever is allocated is
-    /// told to `allocated`, before it is written.
+    /// All blocks are written, none flushed, when this returns; `birth` is the current epoch. What is allocated and stays so
+    /// is told to `allocated`.
     ///
     /// # Errors
     /// `TooLarge` at the bound of the list; `Corrupt` when it cannot be read; `NoSpace` and device errors from the
@@ -121,14 +121,20 @@ impl SnapshotLog {
         }
         self.list.check(&records).expect("requests are checked before they become records");
         let anew = self.plan_anew(&records);
+        let mut taken = Vec::new();
         let mut written = match &anew {
-            Some(plan) => Some(self.write(store, plan, &mut allocated).await),
+            Some(plan) => Some(self.write(store, plan, &mut |run| taken.push(run)).await),
             None => None,
         };
         // Only one block was promised; a list that is longer than it need be is no reason to fail.
         let plan = match anew {
-            Some(plan) if !matches!(&written, Some(Err(e)) if e.kind() == ErrorKind::NoSpace) => plan,
+            Some(plan) if !matches!(&written, Some(Err(e)) if e.kind() == ErrorKind::NoSpace) => {
+                taken.into_iter().for_each(&mut allocated);
+                plan
+            }
             _ => {
+                // The promised one may be among them.
+                store.give_back_unreachable(taken.into_iter().collect());
                 written = None;
                 self.plan(&records)
             }

@@ -60,6 +60,11 @@ impl Vdi {
         self.0.superseded.set(true);
         self.hold(why);
     }
+    /// Whether there was a newer record once.
+    #[must_use]
+    pub fn is_superseded(&self) -> bool {
+        self.0.superseded.get()
+    }
     /// An error when blocks may be in use that nothing in memory names: those of a newer record, or of snapshots.
     pub fn check_marks_all(&self) -> Result<()> {
         self.check_snapshots()?;

@@ -319,15 +319,19 @@ impl Vdi {
             (Some(start), Some(end)) if end <= self.size_bytes() && bytes.is_multiple_of(SECTOR_BYTES) => {
                 Ok(start)
             }
-            _ => Err(Error::new(
-                ErrorKind::BadRequest,
-                format!(
-                    "{bytes} bytes at sector {sector} do not fit VDI '{}' of {} bytes",
-                    self.name(),
-                    self.size_bytes()
-                ),
-                "stay within the disk, in whole sectors of 512 bytes",
-            )),
+            _ => {
+                // Of one that may be older than it was the size may be another one, too.
+                self.check_certain()?;
+                Err(Error::new(
+                    ErrorKind::BadRequest,
+                    format!(
+                        "{bytes} bytes at sector {sector} do not fit VDI '{}' of {} bytes",
+                        self.name(),
+                        self.size_bytes()
+                    ),
+                    "stay within the disk, in whole sectors of 512 bytes",
+                ))
+            }
         }
     }
 }

@@ -56,7 +56,7 @@ pub async fn park(store: &Store, log: &crate::log::Log, originals: &[Original]) 
     }
     if let Err(e) = result {
         // Nothing names these blocks, and nothing ever did.
-        store.quarantine(runs.into_iter().collect(), log.newest());
+        store.give_back_unreachable(runs.into_iter().collect());
         return Err(e);
     }
     let mut runs = runs.into_iter();

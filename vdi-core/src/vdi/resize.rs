@@ -5,9 +5,10 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::executor::TaskGuard;
 use crate::format::vdi_record::VdiRecord;
 use crate::limits::VDI_BYTES_MAX;
+use crate::log::VdiGeneration;
 use crate::sabotage::{Bug, Point, crash_point, seeded_bug};
 use crate::tree::grow;
-use crate::units::{Epoch, Generation, SECTOR_BYTES};
+use crate::units::{Epoch, Generation, SECTOR_BYTES, SegmentSeq};
 
 impl Vdi {
     /// Wait for the right to change root, size or record.
@@ -120,13 +121,16 @@ impl Vdi {
         self.0.root.set(root_of(&record));
         Ok(())
     }
-    /// Write the record that stands over one of `generation` that may be on the device or not.
-    pub(super) async fn take_back(&self, generation: Generation) -> Result<()> {
+    /// Write the record that stands over one of `generation` that may be on the device or not. The log's head knows it when
+    /// this returns: what that other one names may be freed.
+    pub async fn take_back(&self, generation: Generation) -> Result<()> {
+        let shared = &self.0.shared;
         let record = VdiRecord { generation: Generation(generation.0 + 1), ..self.0.record.get() };
-        self.0.shared.store.write_record(self.0.slots, &record).await?;
-        self.0.shared.store.flush().await?;
+        shared.store.write_record(self.0.slots, &record).await?;
+        shared.store.flush().await?;
         self.0.record.set(record);
-        Ok(())
+        let VdiRecord { lease_epoch, generation, .. } = record;
+        shared.log.trim(SegmentSeq(0), &[VdiGeneration { vdi: self.0.id, lease_epoch, generation }]).await
     }
     /// The VDI is about to be deleted: take no more writes, and wait for those on their way.
     pub async fn retire(&self) {

@@ -201,7 +201,7 @@ impl Vdi {
         }
         if left > 0 || problem.is_some() {
             // Nothing names these blocks, and nothing ever did.
-            store.quarantine(runs.into_iter().collect(), self.0.shared.log.newest());
+            store.give_back_unreachable(runs.into_iter().collect());
             return problem.map_or(Ok(None), Err);
         }
         let shared = &self.0.shared;
@@ -228,7 +228,7 @@ impl Vdi {
                 Ok(appended.segment.seq())
             }
             Err(e) => {
-                self.0.shared.store.quarantine(runs.into_iter().collect(), self.0.shared.log.newest());
+                self.0.shared.store.give_back_unreachable(runs.into_iter().collect());
                 Err(e)
             }
         }

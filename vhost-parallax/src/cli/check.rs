@@ -153,8 +153,9 @@ fn as_json(report: &Report, done: &Repaired, plan: &[String]) -> Value {
                 .hurt
                 .iter()
                 .map(|h| {
+                    let (offset_bytes, len_bytes) = h.bytes();
                     json!({"vdi": h.vdi, "snapshot": h.snapshot.map(|e| e.0),
-                        "offset_bytes": h.first.0 * BLOCK_BYTES, "len_bytes": h.blocks * BLOCK_BYTES})
+                        "offset_bytes": offset_bytes, "len_bytes": len_bytes})
                 })
                 .collect();
             json!({"severity": severity(f.severity), "message": f.message, "hint": f.hint, "hurt": hurt})

@@ -132,9 +132,10 @@ fn nothing_that_was_handed_out_twice_is_emptied_or_freed() {
     let world = built().0.fork();
     // The older slot of the clone's record is where the root of web's tree lies.
     let (index, entry, root) = with_store(&world, |store, _| async move {
-        let web = store.read_record(&store.find_vdi("web").unwrap(), (0, Generation(0))).await.unwrap();
+        let web =
+            store.read_record(&store.find_vdi("web").unwrap(), (0, Generation(0))).await.unwrap().record;
         let mut entry = store.find_vdi("clone").unwrap();
-        let clone = store.read_record(&entry, (0, Generation(0))).await.unwrap();
+        let clone = store.read_record(&entry, (0, Generation(0))).await.unwrap().record;
         entry.slots[((clone.generation.0 + 1) % 2) as usize] = web.root;
         let start = u64::from(store.superblock().registry_start) * BLOCK_BYTES;
         (start + 512, registry::encode(1, Some(&entry), STORE_ID, Generation(9)), web.root)

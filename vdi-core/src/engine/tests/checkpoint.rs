@@ -57,7 +57,7 @@ fn while_most_of_the_store_is_free_data_go_into_whole_regions_and_not_into_holes
 }
 
 /// Where what `media` holds is kept, and what keeps it.
-fn set_aside(media: &Media) -> (Rc<RefCell<Option<Media>>>, impl Fn() + 'static) {
+pub(super) fn set_aside(media: &Media) -> (Rc<RefCell<Option<Media>>>, impl Fn() + 'static) {
     let (kept, media) = (Rc::default(), media.clone());
     let slot = Rc::clone(&kept);
     (kept, move || *slot.borrow_mut() = Some(media.fork()))

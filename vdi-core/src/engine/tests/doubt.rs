@@ -2,7 +2,7 @@
 
 use super::held::{LOG, busy, clean, damage, two_disks};
 use super::*;
-use crate::units::{BLOCK_SIZE, ExtentNumber};
+use crate::units::{BLOCK_BYTES, BLOCK_SIZE, ExtentNumber};
 
 #[test]
 fn a_disk_whose_newest_record_cannot_be_read_now_is_not_taken_for_what_it_was() {
@@ -421,4 +421,38 @@ fn where_a_bitmap_was_lost_and_two_disks_have_a_block_the_one_that_frees_it_last
         });
     }
     assert!(freed_twice > 0, "the data extent's bitmap");
+}
+
+#[test]
+fn a_disk_that_the_registry_has_twice_makes_nobody_wait() {
+    let (w, _) = two_disks();
+    let registry = w.run(|e| async move { u64::from(e.store().superblock().registry_start) * BLOCK_BYTES });
+    let mut sector = vec![0; SECTOR_BYTES as usize];
+    w.store.read(registry, &mut sector);
+    // As the third entry, sealed.
+    sector[16..24].copy_from_slice(&2u64.to_le_bytes());
+    crate::format::forge::reseal(&mut sector).unwrap();
+    w.store.write(registry + 2 * SECTOR_BYTES, &sector);
+    w.run(|e| async move {
+        assert_eq!(e.collect(false).await.unwrap_err().kind(), ErrorKind::Corrupt);
+        write(&e.open_vdi("bad").await.unwrap(), 0, &fill(9, 4096)).await;
+        e.checkpoint().await.unwrap();
+    });
+}
+
+#[test]
+fn what_is_beyond_a_held_disk_hears_that_it_is_held() {
+    let (w, _) = two_disks();
+    let newest = w.run(|e| async move {
+        e.resize("bad", 2 * DISK, false).await.unwrap();
+        let bad = e.open_vdi("bad").await.unwrap();
+        let slot = bad.slots()[(bad.record().generation.0 % 2) as usize];
+        e.store().offset_bytes(slot, 1).unwrap()
+    });
+    damage(&w.store, newest);
+    w.run(|e| async move {
+        let bad = e.open_vdi("bad").await.unwrap();
+        let refused = bad.write(DISK / SECTOR_BYTES, &fill(1, 4096), Ack::WriteBack).await.unwrap_err();
+        assert!(refused.kind() == ErrorKind::Corrupt && refused.message().contains("held"), "{refused:?}");
+    });
 }

@@ -3,6 +3,8 @@
 use super::held::{LOG, busy, clean, damage, every_kind_of_record, two_disks};
 use super::*;
 use crate::executor::{LocalFuture, join_all};
+use crate::store::ExtentKind;
+use crate::units::BLOCK_BYTES;
 
 #[test]
 fn a_disk_on_a_device_that_cannot_read_its_tree_is_held_alone() {
@@ -334,4 +336,75 @@ fn a_bad_sector_of_the_log_keeps_the_engine_from_starting_only_where_something_m
     });
     w.log_unreadable.set(Some(inside));
     open(true).unwrap();
+}
+
+#[test]
+fn a_new_disk_that_the_registry_perhaps_names_keeps_its_name_and_its_blocks_until_a_restart() {
+    let (w, _) = two_disks();
+    let unwritable = Rc::clone(&w.unwritable);
+    w.run(|e| async move {
+        let sb = *e.store().superblock();
+        unwritable.set(Some(u64::from(sb.registry_start) * BLOCK_BYTES + 2 * SECTOR_BYTES));
+        e.create("new", DISK).await.unwrap_err();
+        unwritable.set(None);
+        assert!(e.show("new").await.unwrap().held.unwrap().contains("registry"));
+        assert_eq!(e.create("new", DISK).await.unwrap_err().kind(), ErrorKind::Exists);
+        e.collect(false).await.unwrap();
+        busy(&e, 1, 2 * LOG).await;
+        e.checkpoint().await.unwrap();
+    });
+    clean(&w);
+    w.run(|e| async move {
+        write(&e.open_vdi("new").await.unwrap(), 0, &fill(9, 1 << 20)).await;
+        e.checkpoint().await.unwrap();
+        e.delete("new", false).await.unwrap();
+        e.create("new", DISK).await.unwrap();
+    });
+    clean(&w);
+}
+
+#[test]
+fn an_extent_whose_lease_failed_is_leased_to_another_purpose_whenever_a_kill_comes() {
+    let (w, _) = two_disks();
+    for rounds in 1..60 {
+        let killed = w.fork();
+        let unwritable = Rc::clone(&killed.unwritable);
+        killed.run_for(rounds, move |e| async move {
+            let sb = *e.store().superblock();
+            unwritable.set(Some(u64::from(sb.catalogue_start) * BLOCK_BYTES));
+            e.store().lease_extent(ExtentKind::Data, 0).await.unwrap_err();
+            unwritable.set(None);
+            e.store().lease_extent(ExtentKind::Metadata, 0).await.unwrap();
+        });
+        clean(&killed);
+    }
+}
+
+#[test]
+fn a_move_of_records_that_fails_leaves_no_blocks_behind() {
+    let (w, root) = two_disks();
+    damage(&w.store, root);
+    let unwritable = Rc::clone(&w.unwritable);
+    w.run(|e| async move {
+        let bad = e.open_vdi("bad").await.unwrap();
+        let unused = |e: &Engine| e.status().space.quarantined_bytes;
+        busy(&e, 1, LOG / 8).await;
+        e.checkpoint().await.unwrap();
+        let before = unused(&e);
+        for at in 0..256 {
+            write(&bad, at * 8, &fill(5, 4096)).await;
+        }
+        e.checkpoint().await.unwrap_err();
+        let executor = &e.0.env.executor;
+        // Whatever the next data block of the store is, it cannot be written for now.
+        let next = e.store().allocate(ExtentKind::Data, 1).await.unwrap().start.plus(8);
+        unwritable.set(Some(e.store().offset_bytes(next, 1).unwrap()));
+        let writer = e.clone();
+        executor.spawn(async move { busy(&writer, 2, LOG).await });
+        while bad.held_reason().is_none_or(|why| !why.contains("keep the log")) {
+            executor.sleep(1_000_000).await;
+        }
+        assert!(unused(&e) <= before + (64 << 10), "{} bytes more wait", unused(&e) - before);
+        unwritable.set(None);
+    });
 }

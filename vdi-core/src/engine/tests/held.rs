@@ -294,6 +294,11 @@ fn a_disk_whose_record_cannot_be_read_at_start_keeps_its_log_records_for_a_later
 
 /// What a disk that cannot checkpoint overwrote is named by copies that lie behind the record which replaced it.
 pub(super) fn what_copies_name_is_not_handed_out() {
+    what_copies_name_stays_taken(false);
+}
+
+/// With `interrupted` the device fails once, when a part of the copies is written.
+fn what_copies_name_stays_taken(interrupted: bool) {
     let (w, root) = two_disks();
     // Little is left, so that what is given back is soon taken.
     w.run(|e| async move {
@@ -309,15 +314,46 @@ pub(super) fn what_copies_name_is_not_handed_out() {
     let was = damage(&w.store, root);
     let late =
         EngineOptions { late_checkpoints: true, checkpoint_age_ns: u64::MAX / 2, ..EngineOptions::default() };
-    w.run_with(late, |e| async move {
+    let unreadable = Rc::clone(&w.log_unreadable);
+    w.run_with(late, move |e| async move {
         let bad = e.open_vdi("bad").await.unwrap();
         write(&bad, 0, &fill(21, 256 << 10)).await;
+        if interrupted {
+            // What replaces it is copied in one batch with it; the last one has data.
+            write(&bad, 0, &fill(22, 256 << 10)).await;
+            let discards = (0..2000).map(|n| -> LocalFuture<'_, _> {
+                Box::pin(bad.discard((1 << 18) + n * 8, 8, Ack::WriteBack))
+            });
+            join_all(discards.collect()).await.into_iter().collect::<Result<Vec<_>>>().unwrap();
+            write(&bad, 1 << 17, &fill(23, 4096)).await;
+            bad.flush().await.unwrap();
+            let (segments, _) = e.shared().log.segments_from(bad.oldest_segment().unwrap());
+            let data = segments.iter().rev().find_map(|s| s.block_offset(0));
+            unreadable.set(data);
+        }
         busy(&e, 1, LOG * 27 / 64).await;
         write(&bad, 0, &fill(22, 256 << 10)).await;
         let second = bad.oldest_segment();
+        while unreadable.get().is_some() {
+            let (writer, ended) = (e.clone(), Rc::new(Cell::new(false)));
+            let over = Rc::clone(&ended);
+            e.0.env.executor.spawn(async move {
+                busy(&writer, 1, 32 << 10).await;
+                over.set(true);
+            });
+            while !ended.get() {
+                e.0.env.executor.sleep(1_000_000).await;
+                if bad.held_reason().is_some_and(|why| why.contains("keep the log")) {
+                    unreadable.set(None);
+                }
+            }
+        }
         // Until the first write is copied to the head, behind the second, which stays where it is.
         while bad.oldest_segment() == second {
             busy(&e, 1, 32 << 10).await;
+        }
+        if interrupted {
+            busy(&e, 2, 3 * LOG).await;
         }
     });
     for then in 1..16 {
@@ -341,4 +377,30 @@ pub(super) fn what_copies_name_is_not_handed_out() {
 #[test]
 fn a_block_that_a_copy_names_is_not_handed_out_whatever_replaced_it() {
     what_copies_name_is_not_handed_out();
+}
+
+#[test]
+fn nor_when_the_device_failed_while_copies_were_written() {
+    what_copies_name_stays_taken(true);
+}
+
+/// Of two disks that take turns in being held each has the whole share of the log for its records.
+#[test]
+fn the_copies_of_a_disk_that_is_let_go_leave_the_share_to_others() {
+    let (w, root) = two_disks();
+    let was = damage(&w.store, root);
+    let media = w.store.clone();
+    w.run(move |e| async move {
+        let bad = e.open_vdi("bad").await.unwrap();
+        for n in 0..400 {
+            bad.discard((1 << 18) + n * 8, 8, Ack::WriteBack).await.unwrap();
+        }
+        busy(&e, 1, LOG).await;
+        assert!(bad.is_stuck() && e.0.copies.borrow()[&bad.id()] > 0);
+        media.write(root, &was);
+        bad.retry_soon();
+        e.checkpoint().await.unwrap();
+        assert!(bad.held().is_none() && e.0.copies.borrow().is_empty());
+    });
+    clean(&w);
 }
