@@ -224,6 +224,12 @@ impl Daemon {
     pub fn store(&self) -> &Path {
         &self.store
     }
+    /// Keep the log in the store.
+    #[must_use]
+    pub fn with_log_inside(mut self) -> Daemon {
+        self.log = PathBuf::from("store");
+        self
+    }
     /// The log file.
     #[must_use]
     pub fn log(&self) -> &Path {

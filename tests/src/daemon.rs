@@ -38,6 +38,14 @@ impl Served {
         served.daemon.start().expect("a daemon");
         served
     }
+    /// As [`Served::started`], with the log in the store.
+    #[must_use]
+    pub fn started_with_log_inside(options: &[&str]) -> Served {
+        let Served { daemon, dir, _run } = Served::new(options);
+        let mut served = Served { daemon: daemon.with_log_inside(), dir, _run };
+        served.daemon.start().expect("a daemon");
+        served
+    }
     /// Where everything is.
     #[must_use]
     pub fn dir(&self) -> &Path {

@@ -97,20 +97,44 @@ fn all_is_there(served: &Served) {
 #[test]
 fn whatever_the_number_of_shards_everything_is_there() {
     let mut served = Served::started(&["--shards", "3", "--log-size", LOG_SIZE]);
-    history(&served);
-    let told = status(&served);
+    whatever_the_number_of_shards(&mut served, |shards| shards);
+}
+
+#[test]
+fn so_it_is_with_logs_in_the_store() {
+    let mut served = Served::started_with_log_inside(&["--shards", "3", "--log-size", LOG_SIZE]);
+    let free = |served: &Served| status(served)["store"]["free_bytes"].as_u64().unwrap();
+    let with_three = free(&served);
+    whatever_the_number_of_shards(&mut served, |_| 0);
+    served.daemon.start().unwrap();
+    assert!(free(&served) > with_three, "the logs of the others are gone");
+    assert_eq!(status(&served)["log"]["path"], "store");
+    served.daemon.kill();
+    let (store, run) = (served.daemon.store().display().to_string(), served.dir().join("run-2"));
+    let log = served.dir().join("elsewhere").display().to_string();
+    let elsewhere =
+        ["--store", &store, "--run-dir", &run.display().to_string(), "--log", &log].map(String::from);
+    let refused = Served::another(&elsewhere.each_ref().map(String::as_str));
+    let text = String::from_utf8_lossy(&refused.stderr);
+    assert!(text.contains("it is in the store"), "{text}");
+}
+
+/// Start with one number after the other; there must be so many log files.
+fn whatever_the_number_of_shards(served: &mut Served, files: impl Fn(usize) -> usize) {
+    history(served);
+    let told = status(served);
     assert_eq!((&told["daemon"]["shards"], &told["vdis"]["attached"]), (&json!(3), &json!(5)), "{told}");
     let busy = |log: &Value| log["segments_written"].as_u64().unwrap() > 0;
     assert!(busy(&told["log"]), "{told}");
     assert_eq!(told["other_logs"].as_array().unwrap().iter().filter(|l| busy(l)).count(), 2, "{told}");
     for shards in [3, 2, 1, 3, 1] {
         served.daemon.kill();
-        let shards = shards.to_string();
-        served.daemon.set_options(&["--shards", &shards, "--log-size", LOG_SIZE]);
+        let number = shards.to_string();
+        served.daemon.set_options(&["--shards", &number, "--log-size", LOG_SIZE]);
         served.daemon.start().unwrap();
-        assert_eq!(status(&served)["daemon"]["shards"].to_string(), shards);
-        assert_eq!(logs(&served).to_string(), shards, "a log for each shard");
-        all_is_there(&served);
+        assert_eq!(status(served)["daemon"]["shards"].to_string(), number);
+        assert_eq!(logs(served), files(shards), "a log for each shard");
+        all_is_there(served);
     }
     served.daemon.control().unwrap().post("/collect", &json!({})).unwrap();
     let checked = served.daemon.stop_and_check().unwrap();

@@ -299,7 +299,6 @@ mod tests {
             (vec![], "no store"),
             (vec!["--store", "/s", "--shards", "17"], "17 shards"),
             (vec!["--store", "/s", "--shards", "0"], "0 shards"),
-            (vec!["--store", "/s", "--log", "store"], "inside the store"),
             (vec!["--store", "/s", "--log-size", "1M"], "not possible"),
             (vec!["--store", "/s", "--log-size", "much"], "much"),
             (vec!["--store", "/s", "--socket-group", "nobody-here"], "nobody-here"),

@@ -3,8 +3,10 @@
 
 use crate::device::simulated::{Faults, Random, Survival};
 use crate::engine::EngineOptions;
+use crate::format::extent;
 use crate::format::log_head::RING_OFFSET_BYTES;
-use crate::limits::LOG_BYTES_MIN;
+use crate::limits::{EXTENT_BITS_MIN, LOG_BYTES_MIN};
+use crate::units::{BLOCK_BYTES, Geometry};
 
 /// What a guest or the administrator may do.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
@@ -80,6 +82,13 @@ pub enum Stop {
     Close,
 }
 
+/// Extents are of the smallest size.
+pub const EXTENT_BITS: u32 = EXTENT_BITS_MIN;
+const GEOMETRY: Geometry = Geometry { extent_bits: EXTENT_BITS };
+const EXTENT_BYTES: u64 = GEOMETRY.extent_blocks() * BLOCK_BYTES;
+/// What an extent gives a log.
+const LOG_EXTENT_BYTES: u64 = EXTENT_BYTES - extent::overhead_blocks(GEOMETRY) as u64 * BLOCK_BYTES;
+
 /// Which device lies.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Liar {
@@ -99,6 +108,8 @@ pub struct Options {
     pub store_bytes: u64,
     /// Size of each shard's log.
     pub log_bytes: u64,
+    /// Whether the log lies in the store; there is one shard then.
+    pub log_inside: bool,
     /// Shards at most; how many there are is drawn at each start.
     pub shards_max: u16,
     /// Disks at the start.
@@ -161,6 +172,12 @@ impl Options {
             _ if full => rings[2],
             _ => *random.pick(&rings),
         };
+        // Room for the log and as much again, besides what the disks take.
+        let store_bytes = *random.pick(stores) << 20;
+        let log_bytes = RING_OFFSET_BYTES + ring_bytes;
+        let log_inside = !full && liar.is_none() && 4 * log_bytes <= store_bytes && random.below(6) == 0;
+        let log_bytes =
+            if log_inside { log_bytes.div_ceil(EXTENT_BYTES) * LOG_EXTENT_BYTES } else { log_bytes };
         let shards: &[u16] = if full { &[1, 1, 1, 2] } else { &[1, 1, 1, 2, 3] };
         let operations = if full || ring_bytes < 4 << 20 { 60..250 } else { 10..120 };
         let disks = match (full, crowd) {
@@ -169,12 +186,13 @@ impl Options {
             _ => 1..4,
         };
         Options {
-            store_bytes: *random.pick(stores) << 20,
-            log_bytes: RING_OFFSET_BYTES + ring_bytes,
+            store_bytes,
+            log_bytes,
+            log_inside,
             write_blocks_max,
             heavy: full || ring_bytes < 4 << 20 && random.coin(),
             full,
-            shards_max: *random.pick(shards),
+            shards_max: if log_inside { 1 } else { *random.pick(shards) },
             lazy: crowd || random.below(4) == 0,
             engine: draw_engine(random),
             disks: random.within(disks),

@@ -3,7 +3,7 @@
 use std::fmt;
 
 use super::model::{Disk, Pending, RECOVERY_STOPS_MAX, Report};
-use super::options::{Options, Stop, draw_survival};
+use super::options::{EXTENT_BITS, Options, Stop, draw_survival};
 use super::relief::tidy_up;
 use super::shards::Engines;
 use super::verify::Verifier;
@@ -14,10 +14,9 @@ use crate::check::{self, CheckOptions};
 use crate::engine::{Engine, EngineOptions, Env, FormatOptions};
 use crate::error::ErrorKind;
 use crate::sabotage;
-use crate::store::FREED_TWICE;
+use crate::store::{FREED_TWICE, HOME_SLOT, Store};
 
 /// Log of the extent size in a world: the smallest.
-const EXTENT_BITS: u32 = crate::limits::EXTENT_BITS_MIN;
 
 /// A broken promise and the world that shows it.
 #[derive(Clone, Debug)]
@@ -123,6 +122,16 @@ pub(super) fn format(world: &mut World, options: FormatOptions) -> Result<(), St
     let options = FormatOptions { extent_bits: Some(EXTENT_BITS), ..options };
     let work = Engine::format(env, store, options);
     world.run(work).map_err(ended)?.map(drop).map_err(|e| format!("format: {e:?}"))?;
+    if world.options.log_inside {
+        let (store, bytes) = (world.devices[0].clone(), world.options.log_bytes);
+        let leased = world.run(async move {
+            let store = Store::open(store).await?;
+            store.lease_log(HOME_SLOT, bytes).await?;
+            crate::error::Result::Ok(store.logs_inside())
+        });
+        let leased = leased.map_err(ended)?.map_err(|e| format!("lease of the log: {e:?}"))?;
+        world.inside = leased.into_values().collect();
+    }
     world.kill();
     world.forget();
     Ok(())
@@ -263,7 +272,11 @@ fn check_image(world: &mut World) -> Result<(), String> {
 }
 
 pub(super) fn check_stores(world: &mut World, options: CheckOptions) -> Result<check::Report, String> {
-    let (store, logs) = world.open_devices();
+    let (store, mut logs) = world.open_devices();
+    if world.options.log_inside {
+        // The check finds it.
+        logs.clear();
+    }
     let checked = world.run(async move { check::check(&store, &logs, options).await }).map_err(ended)?;
     world.forget();
     checked.map_err(|e| format!("check: {e:?}"))

@@ -28,7 +28,8 @@ pub struct Check {
     /// The file or block device
     #[arg(value_name = "STORE")]
     store: String,
-    /// A log of the store; may be given several times [default: those in their default place]
+    /// A log of the store; may be given several times. Those in the store itself are found [default: those in their default
+    /// place]
     #[arg(long, value_name = "PATH")]
     log: Vec<String>,
     /// Read every data block too and compare it with its checksum
@@ -101,7 +102,8 @@ impl Check {
     /// The logs named, else those in their default place.
     fn log_paths(&self, local: &Local, store: &DeviceHandle) -> Result<Vec<String>> {
         if !self.log.is_empty() {
-            return Ok(self.log.clone());
+            // Those in the store the check finds.
+            return Ok(self.log.iter().filter(|log| *log != "store").cloned().collect());
         }
         let Some(sb) = superblock(local, store)? else { return Ok(Vec::new()) };
         let is_root = rustix::process::geteuid().is_root();

@@ -97,6 +97,7 @@ pub struct Start {
 /// The settings of every world here: the smallest store and log, disks that never fail and take no time.
 pub fn options() -> Options {
     Options {
+        log_inside: false,
         store_bytes: STORE_BYTES_MIN,
         log_bytes: RING_OFFSET_BYTES + LOG_RING_BYTES_MIN,
         shards_max: 1,
