@@ -405,9 +405,13 @@ fn where_a_bitmap_was_lost_and_two_disks_have_a_block_the_one_that_frees_it_last
         freed_twice += w.run(|e| async move {
             // It gets what 'good' has, and either may end in an error.
             let (other, good) = (e.open_vdi("other").await.unwrap(), e.open_vdi("good").await.unwrap());
-            for round in 0..4 {
-                for disk in [&other, &good] {
+            for round in 0..8 {
+                // Large ones look for free regions, small ones take what there is.
+                for disk in if round % 2 == 0 { [&other, &good] } else { [&good, &other] } {
                     let _ = disk.write(0, &fill(round, 1 << 20), Ack::WriteBack).await;
+                    for at in 0..64 {
+                        let _ = disk.write(at * 32, &fill(round, 4096), Ack::WriteBack).await;
+                    }
                 }
                 let _ = e.checkpoint().await;
             }
