@@ -128,9 +128,11 @@ impl DeviceHandle {
         *self.inner.reaped.borrow_mut() = done;
         any || self.inner.device.is_behind()
     }
-    /// File descriptors to wait on.
+    /// File descriptors to wait on; none for a part of a device, whose whole has them.
     pub fn fds(&self, out: &mut Vec<RawFd>) {
-        self.inner.device.fds(out);
+        if self.face.stretches.is_none() {
+            self.inner.device.fds(out);
+        }
     }
     async fn run(&self, kind: OpKind, offset_bytes: u64, len_bytes: u64, bufs: IoBufs) -> Outcome {
         let started = self.start(kind);
