@@ -42,12 +42,11 @@ pub fn check(image: &Image) -> (Verdict, Option<Report>) {
     let stage = image.stage(2);
     let (store, log) = (stage.store.clone(), stage.log.clone());
     let work = async move { check::check(&store, &[log], CheckOptions { data: true }).await };
-    match stage.run(None, work).expect("a check ends") {
-        Ok(report)
-            if report.findings.iter().flat_map(|f| &f.hurt).any(|hurt| hurt.to_string().is_empty()) =>
-        {
-            unreachable!("whatever is hurt can be shown")
-        }
+    let report = stage.run(None, work).expect("a check ends");
+    // Showing what is hurt takes arithmetic on what the image says.
+    let shown = report.iter().flat_map(|r| &r.findings).flat_map(|f| &f.hurt).map(ToString::to_string);
+    std::hint::black_box(shown.collect::<Vec<_>>());
+    match report {
         // A note may say that a damaged copy of something was passed over: then more is possible.
         Ok(report) if report.findings.iter().all(|f| f.severity == Severity::Leak) => {
             (Verdict::Sound, Some(report))

@@ -96,6 +96,8 @@ impl Applied {
 
 const ORDER_HINT: &str = "writes between them are lost, or the VDI record is an old one: the daemon holds the VDI until it is \
                           rolled back or restored";
+const TWICE_HINT: &str = "one of the two has the other's data: compare both with a backup; the daemon holds the VDI until it is \
+                          rolled back or restored";
 const HINT: &str = "what the guest wrote there last is lost: restore the range from a snapshot or a backup";
 
 impl Check {
@@ -116,14 +118,19 @@ impl Check {
             }
             for (vdi, records) in by_vdi {
                 let Some(applied) = self.applied.get(&vdi) else { continue };
-                let complaint = twice.remove(&vdi).or_else(|| applied.complaint(records.values().copied()));
-                let complaint = complaint
-                    .or_else(|| applied.taken(records.into_values(), &self.owners, &mut self.pending));
-                wrong.extend(complaint.map(|detail| (format!("records of VDI '{}'", applied.name), detail)));
+                let place = || format!("records of VDI '{}'", applied.name);
+                let disorder = twice.remove(&vdi).or_else(|| applied.complaint(records.values().copied()));
+                if let Some(detail) = disorder {
+                    wrong.push((place(), detail, ORDER_HINT));
+                } else if let Some(detail) =
+                    applied.taken(records.into_values(), &self.owners, &mut self.pending)
+                {
+                    wrong.push((place(), detail, TWICE_HINT));
+                }
             }
         }
-        for (place, detail) in wrong {
-            self.report.blind(&Error::corrupt("log", place, detail), ORDER_HINT);
+        for (place, detail, hint) in wrong {
+            self.report.blind(&Error::corrupt("log", place, detail), hint);
         }
     }
     /// Compare the data of records that no tree has yet, in the logs or where they will stay, with their checksums.

@@ -14,7 +14,8 @@ use crate::log::{Log, Scan};
 const LOST: &str = "writes in these segments are lost; the daemon holds the VDIs they name until they are \
                     rolled back, restored, or opened with --discard-log";
 const SLOT: &str = "the other slot serves; the daemon writes this one anew when it next trims the log";
-const UNKNOWN: &str = "the store has lost writes that it had called durable; leave a log out that was given up with --discard-log";
+const UNKNOWN: &str = "if it was given up with --discard-log, name the logs that serve now with --log; if not, the store has lost \
+                       writes that it had called durable: restore it from a backup";
 const ABSENT: &str = "give the log with --log: without it, blocks it names look like leaks";
 
 impl Check {

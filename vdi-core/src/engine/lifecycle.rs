@@ -92,26 +92,34 @@ impl Engine {
         }
         added
     }
+    /// The VDI. Whoever was shown one of its records must never be shown the one before, so the log's head knows it first.
     pub(super) async fn open_entry(&self, entry: &RegistryEntry) -> Result<Vdi> {
-        let vdi = self.open_quietly(entry).await?;
-        self.remember_newer().await?;
-        Ok(vdi)
-    }
-    /// Let the log's head know the records that were found newer than it says: whoever was shown one must never be shown
-    /// the one before.
-    pub(super) async fn remember_newer(&self) -> Result<()> {
-        if self.0.newer.borrow().is_empty() {
-            return Ok(());
-        }
-        let newer = self.0.newer.take();
-        self.0.shared.log.trim(SegmentSeq(0), &newer).await
-    }
-    /// As [`Engine::open_entry`]; [`Engine::remember_newer`] follows before anybody is shown the VDI.
-    pub(super) async fn open_quietly(&self, entry: &RegistryEntry) -> Result<Vdi> {
-        if let Some(v) = self.0.vdis.borrow().get(&entry.id) {
-            return Ok(v.clone());
+        let open = self.0.vdis.borrow().get(&entry.id).cloned();
+        if let Some(vdi) = open {
+            return Ok(vdi);
         }
         let _turn = self.0.opening.lock().await;
+        self.open_in_turn(entry, async |newer| self.0.shared.log.trim(SegmentSeq(0), &[newer]).await).await
+    }
+    /// As [`Engine::open_entry`], before anybody is shown anything: what the log's head must know by then is added to
+    /// `newer`.
+    pub(super) async fn open_at_start(
+        &self,
+        entry: &RegistryEntry,
+        newer: &mut Vec<VdiGeneration>,
+    ) -> Result<Vdi> {
+        self.open_in_turn(entry, async |g| {
+            newer.push(g);
+            Ok(())
+        })
+        .await
+    }
+    /// `remember` is told of a record newer than the log's head knows.
+    async fn open_in_turn(
+        &self,
+        entry: &RegistryEntry,
+        remember: impl AsyncFnOnce(VdiGeneration) -> Result<()>,
+    ) -> Result<Vdi> {
         if self.0.away.borrow().contains(&entry.id) {
             return Err(Error::new(
                 ErrorKind::Busy,
@@ -132,7 +140,7 @@ impl Engine {
         let store = self.store();
         let least = self.least_record(entry.id);
         let found = store.read_record(entry, (least.lease_epoch, least.generation)).await?;
-        let FoundRecord { record, has_older, unread } = found;
+        let FoundRecord { record, has_older, doubtful } = found;
         let snapshots = match SnapshotLog::load(store, entry.id, record.snapshots, record.epoch).await {
             Ok(snapshots) => snapshots,
             Err(e) => {
@@ -145,7 +153,7 @@ impl Engine {
             }
         };
         let vdi = Vdi::new(self.0.shared.clone(), &entry.name, entry.slots, record, snapshots);
-        if let Some(why) = unread {
+        if let Some(why) = doubtful {
             // What cannot be read now may be newer, and be read once this one was written on.
             if vdi.take_back(record.generation).await.is_err() {
                 vdi.hold_until_restart(why.context(format!("the record of VDI '{}'", entry.name)));
@@ -154,12 +162,12 @@ impl Engine {
         let record = vdi.record();
         let found = (record.lease_epoch, record.generation);
         if found > (least.lease_epoch, least.generation) {
-            // The next trim drops from the log what only this record makes needless.
-            self.0.remembered.borrow_mut().insert(entry.id, found);
             if has_older {
                 let (lease_epoch, generation) = found;
-                self.0.newer.borrow_mut().push(VdiGeneration { vdi: entry.id, lease_epoch, generation });
+                remember(VdiGeneration { vdi: entry.id, lease_epoch, generation }).await?;
             }
+            // The next trim drops from the log what only this record makes needless.
+            self.0.remembered.borrow_mut().insert(entry.id, found);
         }
         let is_stale = found < (least.lease_epoch, least.generation);
         if is_stale && !seeded_bug(Bug::StaleRecordTrusted) {

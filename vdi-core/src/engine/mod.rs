@@ -29,7 +29,7 @@ use crate::clock::Clock;
 use crate::error::{Error, ErrorKind, Result};
 use crate::executor::{Executor, TaskLock};
 use crate::latency::Latencies;
-use crate::log::{StagingMemory, VdiGeneration};
+use crate::log::StagingMemory;
 use crate::store::{Run, Store};
 use crate::units::{Generation, Uuid, VdiId};
 use crate::vdi::{Shared, Vdi};
@@ -91,8 +91,6 @@ struct Inner {
     round: TaskLock,
     /// Least (lease epoch, generation) each VDI's record must have, from the log's head.
     remembered: RefCell<BTreeMap<VdiId, (u64, Generation)>>,
-    /// Records found newer than the log's head says, until it knows.
-    newer: RefCell<Vec<VdiGeneration>>,
     /// What the log knows of VDIs that are not this shard's, until [`Engine::settle`].
     strangers: RefCell<BTreeMap<VdiId, shards::Stranger>>,
     /// Of VDIs that could not be opened when the log was replayed.

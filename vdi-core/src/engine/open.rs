@@ -80,7 +80,6 @@ impl Engine {
             opening: TaskLock::default(),
             round: TaskLock::default(),
             remembered: RefCell::new(remembered),
-            newer: RefCell::default(),
             strangers: RefCell::new(strangers),
             stranded: RefCell::default(),
             copies: RefCell::default(),
@@ -92,9 +91,12 @@ impl Engine {
             reclaimable: Cell::new(None),
             tidying: RefCell::default(),
         }));
-        let (records, last) = engine.replay(records).await;
-        engine.hold_hurt(&findings, &last).await;
-        engine.remember_newer().await?;
+        let mut newer = Vec::new();
+        let (records, last) = engine.replay(records, &mut newer).await;
+        engine.hold_hurt(&findings, &last, &mut newer).await;
+        if !newer.is_empty() {
+            engine.0.shared.log.trim(SegmentSeq(0), &newer).await?;
+        }
         crash_point(Point::Replayed);
         // Returned claims reach the disk before a host record that no longer lists them: nothing leaks.
         engine.store().write_dirty_bitmaps().await?;
@@ -114,7 +116,11 @@ impl Engine {
     }
     /// Returns how many records were put back into overlays, and for each VDI the segment of its last one. Each VDI's
     /// records are taken by their numbers: copies lie further on than what follows them.
-    async fn replay(&self, logged: Vec<Logged>) -> (u64, BTreeMap<VdiId, SegmentSeq>) {
+    async fn replay(
+        &self,
+        logged: Vec<Logged>,
+        newer: &mut Vec<VdiGeneration>,
+    ) -> (u64, BTreeMap<VdiId, SegmentSeq>) {
         let mut replayed = 0;
         let mut last: BTreeMap<VdiId, SegmentSeq> = BTreeMap::new();
         for (id, records) in by_vdi(logged) {
@@ -129,7 +135,7 @@ impl Engine {
                 }
                 continue;
             };
-            let vdi = match self.open_quietly(&entry).await {
+            let vdi = match self.open_at_start(&entry, newer).await {
                 Ok(vdi) => vdi,
                 Err(e) => {
                     self.strand(id, entry.name, e, records.values());
@@ -179,14 +185,19 @@ impl Engine {
     /// Corruption in the durable part of the log: every VDI is held but those of which a later record
     /// continues their own sequence, and those whose trees have all that was ever in that part. What the damaged bytes
     /// themselves name is no more than a guess.
-    async fn hold_hurt(&self, findings: &[Finding], last: &BTreeMap<VdiId, SegmentSeq>) {
+    async fn hold_hurt(
+        &self,
+        findings: &[Finding],
+        last: &BTreeMap<VdiId, SegmentSeq>,
+        newer: &mut Vec<VdiGeneration>,
+    ) {
         for finding in findings {
             for entry in self.store().vdis() {
                 let clear = last.get(&entry.id).is_some_and(|seq| *seq > finding.to);
                 if clear {
                     continue;
                 }
-                if let Ok(vdi) = self.open_quietly(&entry).await {
+                if let Ok(vdi) = self.open_at_start(&entry, newer).await {
                     let applied = vdi.record().applied;
                     if applied.log == self.0.shared.log.uuid() && applied.segment >= finding.to {
                         continue;

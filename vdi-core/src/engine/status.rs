@@ -134,7 +134,9 @@ impl Engine {
     pub(super) fn held(&self) -> Vec<(String, String)> {
         let (vdis, stranded) = (self.0.vdis.borrow(), self.0.stranded.borrow());
         let held = vdis.values().filter_map(|v| Some((v.name(), v.held_reason()?)));
-        held.chain(stranded.values().map(|s| (s.name.clone(), s.error().message().to_owned()))).collect()
+        // One that shows an older record is open all the same.
+        let stranded = stranded.iter().filter(|(id, _)| !vdis.contains_key(id));
+        held.chain(stranded.map(|(_, s)| (s.name.clone(), s.error().message().to_owned()))).collect()
     }
     /// The state of the engine.
     #[must_use]

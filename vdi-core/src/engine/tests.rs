@@ -228,6 +228,13 @@ fn bytes_of(bufs: &GuestBufs) -> Vec<u8> {
     bufs.copy_to(&mut out);
     out
 }
+/// Where the newest record of `vdi` lies.
+fn newest_slot(e: &Engine, vdi: &Vdi) -> u64 {
+    slot_of(e, vdi, vdi.record().generation.0)
+}
+fn slot_of(e: &Engine, vdi: &Vdi, generation: u64) -> u64 {
+    e.store().offset_bytes(vdi.slots()[(generation % 2) as usize], 1).unwrap()
+}
 async fn read(vdi: &Vdi, sector: u64, bytes: usize) -> Vec<u8> {
     let bufs: GuestBufs = HostMemory::slice(bytes).into();
     vdi.read(sector, &bufs).await.unwrap();

@@ -171,8 +171,8 @@ impl Store {
     fn kind_at(&self, addr: BlockAddr) -> ExtentKind {
         self.0.catalogue.borrow().entries[self.geometry().extent(addr).0 as usize].kind
     }
-    /// Return blocks that nothing names and nothing names any more when it is done: what a restart found unreachable before
-    /// anything reads or writes, or what was allocated for an attempt that failed, whose writes have all ended.
+    /// Return blocks that nothing names and nobody is writing: what a restart found unreachable before anything reads or
+    /// writes, or what an attempt that failed had allocated, once its writes have ended.
     pub fn give_back_unreachable(&self, freed: Freed) {
         let foreign = self.give_back(Released(vec![freed]));
         debug_assert!(foreign.is_empty(), "only own extents are swept");

@@ -28,10 +28,10 @@ pub(super) struct ReliedOn {
 pub struct FoundRecord {
     /// The newest.
     pub record: VdiRecord,
-    /// The other slot has an older one of the same VDI: should this one be lost, that is what is found.
+    /// The other slot has, or may have, an older one of the same VDI: should this one be lost, that is what is found.
     pub has_older: bool,
-    /// The other slot could not be read, so there may be a newer one, on which nothing relies.
-    pub unread: Option<Error>,
+    /// The other slot could not be read, or was read as no record: there may be a newer one, on which nothing relies.
+    pub doubtful: Option<Error>,
 }
 
 impl Store {
@@ -62,7 +62,7 @@ impl Store {
     pub async fn read_record(&self, entry: &RegistryEntry, least: (u64, Generation)) -> Result<FoundRecord> {
         let mut best: Option<VdiRecord> = None;
         let mut valid = 0;
-        let (mut problem, mut unread) = (None, None);
+        let (mut blank, mut damaged, mut unread) = (None, None, None);
         for slot in entry.slots {
             let block = match self.read_blocks(slot, 1).await {
                 Ok(b) => b,
@@ -82,23 +82,25 @@ impl Store {
                     best = Some(r);
                 }
                 Ok(_) => valid += 1,
-                Err(e) => problem = Some(e),
+                Err(e) if block.iter().all(|b| *b == 0) => blank = Some(e),
+                Err(e) => damaged = Some(e),
             }
         }
         let is_old = best.is_none_or(|b| (b.lease_epoch, b.generation) < least);
         if let Some(e) = unread.take_if(|_| is_old) {
             return Err(e.context(format!("the record of VDI '{}'", entry.name)));
         }
-        let found = best.map(|record| FoundRecord { record, has_older: valid > 1, unread });
-        found.ok_or_else(|| {
-            let cause =
-                problem.map_or_else(|| "both slots hold another VDI".to_owned(), |e| e.message().to_owned());
-            Error::new(
-                ErrorKind::Corrupt,
-                format!("VDI '{}' has no valid record: {cause}", entry.name),
-                "run 'parallax check' on the store; restore the VDI from a backup",
-            )
-        })
+        if let Some(record) = best {
+            let doubtful = unread.or(damaged).filter(|_| !is_old);
+            return Ok(FoundRecord { record, has_older: valid > 1 || doubtful.is_some(), doubtful });
+        }
+        let cause = damaged.or(blank).map(|e| e.message().to_owned());
+        let cause = cause.unwrap_or_else(|| "both slots hold another VDI".to_owned());
+        Err(Error::new(
+            ErrorKind::Corrupt,
+            format!("VDI '{}' has no valid record: {cause}", entry.name),
+            "run 'parallax check' on the store; restore the VDI from a backup",
+        ))
     }
     /// The newest host record that a VDI record relies on: what an older one calls unused, a tree may name. With a
     /// `certain` newest host record only a lost write of it can show here, and it is looked for only where each record

@@ -124,8 +124,7 @@ fn a_record_that_a_start_finds_newer_than_remembered_is_remembered_by_the_trim()
     let newest = w.run(|e| async move {
         let vdi = e.open_vdi("a").await.unwrap();
         e.checkpoint().await.unwrap();
-        let slot = vdi.slots()[(vdi.record().generation.0 % 2) as usize];
-        e.store().offset_bytes(slot, 1).unwrap()
+        newest_slot(&e, &vdi)
     });
     w.unreadable.set(Some(newest));
     w.run(|e| async move { assert!(e.open_vdi("a").await.is_err(), "the older one does not count") });

@@ -11,8 +11,7 @@ fn a_disk_whose_newest_record_cannot_be_read_now_is_not_taken_for_what_it_was() 
         let bad = e.open_vdi("bad").await.unwrap();
         write(&bad, 0, &fill(7, 4096)).await;
         e.checkpoint().await.unwrap();
-        let newest = (bad.record().generation.0 % 2) as usize;
-        e.store().offset_bytes(bad.slots()[newest], 1).unwrap()
+        newest_slot(&e, &bad)
     });
     w.unreadable.set(Some(newest));
     let unreadable = Rc::clone(&w.unreadable);
@@ -38,8 +37,7 @@ pub(super) fn a_disk_that_may_be_older_than_it_was_shows_its_guest_nothing_but_c
         let bad = e.open_vdi("bad").await.unwrap();
         write(&bad, 0, &fill(9, 4096)).await;
         e.checkpoint().await.unwrap();
-        let slot = bad.slots()[(bad.record().generation.0 % 2) as usize];
-        e.store().offset_bytes(slot, 1).unwrap()
+        newest_slot(&e, &bad)
     });
     damage(&w.store, newest);
     w.run(|e| async move {
@@ -61,8 +59,7 @@ fn what_is_asked_of_the_list_of_a_held_disk_says_that_it_is_held() {
         let bad = e.open_vdi("bad").await.unwrap();
         e.snapshot("bad", Some("first")).await.unwrap();
         e.checkpoint().await.unwrap();
-        let slot = bad.slots()[(bad.record().generation.0 % 2) as usize];
-        e.store().offset_bytes(slot, 1).unwrap()
+        newest_slot(&e, &bad)
     });
     damage(&w.store, newest);
     w.run(|e| async move {
@@ -80,8 +77,7 @@ pub(super) fn what_a_newer_record_may_name_is_not_collected() {
         let bad = e.open_vdi("bad").await.unwrap();
         write(&bad, 0, &fill(9, 1 << 20)).await;
         e.checkpoint().await.unwrap();
-        let slot = bad.slots()[(bad.record().generation.0 % 2) as usize];
-        e.store().offset_bytes(slot, 1).unwrap()
+        newest_slot(&e, &bad)
     });
     let was = damage(&w.store, newest);
     w.run(|e| async move {
@@ -450,8 +446,7 @@ fn what_is_beyond_a_held_disk_hears_that_it_is_held() {
     let newest = w.run(|e| async move {
         e.resize("bad", 2 * DISK, false).await.unwrap();
         let bad = e.open_vdi("bad").await.unwrap();
-        let slot = bad.slots()[(bad.record().generation.0 % 2) as usize];
-        e.store().offset_bytes(slot, 1).unwrap()
+        newest_slot(&e, &bad)
     });
     damage(&w.store, newest);
     w.run(|e| async move {

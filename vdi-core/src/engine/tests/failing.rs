@@ -138,8 +138,7 @@ fn a_snapshot_list_that_no_record_comes_to_name_is_given_back() {
     w.run(|e| async move {
         let bad = e.open_vdi("bad").await.unwrap();
         e.snapshot("bad", Some("first")).await.unwrap();
-        let slot = bad.slots()[((bad.record().generation.0 + 1) % 2) as usize];
-        unwritable.set(Some(e.store().offset_bytes(slot, 1).unwrap()));
+        unwritable.set(Some(slot_of(&e, &bad, bad.record().generation.0 + 1)));
         let used = |e: &Engine| e.status().space.metadata_bytes;
         let _ = e.checkpoint().await;
         let before = used(&e);
@@ -197,8 +196,7 @@ fn a_record_that_cannot_be_written_is_the_trouble_of_its_disk_alone() {
     let unwritable = Rc::clone(&w.unwritable);
     w.run(|e| async move {
         let (bad, good) = (e.open_vdi("bad").await.unwrap(), e.open_vdi("good").await.unwrap());
-        let slot = bad.slots()[((bad.record().generation.0 + 1) % 2) as usize];
-        unwritable.set(Some(e.store().offset_bytes(slot, 1).unwrap()));
+        unwritable.set(Some(slot_of(&e, &bad, bad.record().generation.0 + 1)));
         // What 'good' overwrites waits for the log, which waits for 'bad'.
         let used = |e: &Engine| {
             let space = e.status().space;

@@ -4,14 +4,6 @@ use super::checkpoint::set_aside;
 use super::held::{LOG, busy, clean, damage, two_disks};
 use super::*;
 
-/// Where the newest record of `vdi` lies.
-fn newest_slot(e: &Engine, vdi: &Vdi) -> u64 {
-    slot_of(e, vdi, vdi.record().generation.0)
-}
-fn slot_of(e: &Engine, vdi: &Vdi, generation: u64) -> u64 {
-    e.store().offset_bytes(vdi.slots()[(generation % 2) as usize], 1).unwrap()
-}
-
 /// Two disks, of which 'bad' was made larger; killed before the log's head knew. Returns where the record is that says so.
 fn resized_and_killed() -> (World, u64) {
     let (w, _) = two_disks();
@@ -59,6 +51,20 @@ fn a_record_that_cannot_be_read_and_that_nothing_relies_on_is_over_once_the_one_
             e.checkpoint().await.unwrap();
         });
     }
+    clean(&w);
+}
+
+#[test]
+fn a_slot_that_holds_no_record_is_written_anew_before_anybody_is_shown_the_other() {
+    let (w, newest) = resized_and_killed();
+    damage(&w.store, newest);
+    let of_the_start = w.run(move |e| async move {
+        let bad = e.open_vdi("bad").await.unwrap();
+        assert_eq!((bad.size_bytes(), bad.held().is_some()), (DISK, false));
+        newest_slot(&e, &bad)
+    });
+    assert_eq!(of_the_start, newest);
+    w.run(|e| async move { assert_eq!(e.open_vdi("bad").await.unwrap().size_bytes(), DISK) });
     clean(&w);
 }
 
