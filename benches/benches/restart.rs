@@ -9,7 +9,6 @@ use parallax_benches::load::Random;
 use parallax_benches::place::Place;
 use parallax_benches::rows::{Sheet, Subject};
 use parallax_benches::settings::{number, words};
-use parallax_benches::target::Target;
 use parallax_benches::target::parallax::{Options, Parallax};
 
 /// Size of a write where the log is no larger than 4 GiB; beyond, the overlay's bound of a million ranges would
@@ -57,14 +56,10 @@ fn once(place: &Place, log_size: &str, log_bytes: u64, seed: u64) -> io::Result<
     let dir = place.dir.join(format!("{log_size}-{seed}"));
     let span_bytes = (log_bytes * 2).min(8 << 30);
     let mut parallax = Parallax::start(Options {
-        dir: dir.clone(),
-        store_bytes: 64 << 30,
+        sparse: true,
         log_size: log_size.into(),
-        vdi_bytes: span_bytes,
-        pin: false,
         late_checkpoints: true,
-        null: false,
-        bins: None,
+        ..Options::new(&dir, 64 << 30, span_bytes)
     })?;
     let write_bytes = if log_bytes <= 4 << 30 { WRITE_BYTES } else { LARGE_WRITE_BYTES };
     let mut model = Model::new(span_bytes, write_bytes, seed);
@@ -122,7 +117,7 @@ impl Model {
             while written < next {
                 written += self.complete(queue)?;
             }
-            let status = parallax.control()?.ask("GET", "/status", None)?;
+            let status = parallax.ask("GET", "/status", &serde_json::Value::Null)?;
             let used = status["log"]["used_bytes"].as_u64().unwrap_or(0);
             // Just before the daemon would begin to empty it.
             if used >= log_bytes / 10 * 9 {

@@ -4,219 +4,142 @@
 use std::io;
 use std::time::Duration;
 
-use parallax_benches::chart::Work;
+use parallax_benches::chart::Work as Charted;
+use parallax_benches::contest::{Contest, Work};
 use parallax_benches::direct::Direct;
 use parallax_benches::load::{Load, Order};
 use parallax_benches::place::Place;
 use parallax_benches::process::pin_client;
-use parallax_benches::ratios::Ratio;
-use parallax_benches::rows::{Sheet, Subject};
+use parallax_benches::rows::Sheet;
 use parallax_benches::settings::{number, words};
 use parallax_benches::target::parallax::{Options, Parallax};
 use parallax_benches::target::storage_daemon::{Image, StorageDaemon};
-use parallax_benches::target::{Fill, Numbers, Target, measure};
+use parallax_benches::target::{Fill, Target};
+
+/// Half of what a random write must write to be called sustained.
+const LOG_BYTES: u64 = 512 << 20;
+/// Who takes turns with a disk of ours; there is room for one group at a time.
+const GROUPS: [&[Peer]; 4] = [
+    &[Peer::Daemon(Image::Raw), Peer::Daemon(Image::RawPolling), Peer::Direct],
+    &[Peer::Daemon(Image::RawSparse), Peer::Daemon(Image::Qcow2), Peer::Daemon(Image::Qcow2Extended)],
+    &[Peer::Daemon(Image::Clone), Peer::Daemon(Image::CloneExtended)],
+    &[Peer::Daemon(Image::Snapshots)],
+];
 
 #[derive(Clone, Copy)]
-struct Pattern {
-    name: &'static str,
-    fill: Fill,
-    load: Load,
+enum Peer {
+    Daemon(Image),
+    /// `fio` on a file.
+    Direct,
 }
 
-fn patterns(span_bytes: u64, seconds: f64) -> Vec<Pattern> {
-    let time = Duration::from_secs_f64(seconds);
-    let random = |read_percent, depth| Load::random(read_percent, depth, span_bytes, time);
-    let sequential = |read_percent, block_kib: usize| Load {
-        block_bytes: block_kib << 10,
-        order: Order::Sequential,
-        ..random(read_percent, 8)
-    };
-    let once = |depth| Load { order: Order::Once, ..random(0, depth) };
-    // Each block of a new disk once.
-    let fill = |block_kib: usize| Load { block_bytes: block_kib << 10, order: Order::Fill, ..random(0, 8) };
-    let flushed = |every| Load { flush_every: Some(every), ..random(0, 32) };
-    let pattern = |name, fill, load| Pattern { name, fill, load };
-    use Fill::{Clone, FirstWrite, InOrder, Overwrite, Scattered, Snapshot};
-    vec![
-        pattern("randwrite-4k-qd1", FirstWrite, once(1)),
-        pattern("randwrite-4k-qd32", FirstWrite, once(32)),
-        pattern("seqwrite-128k-qd8", FirstWrite, fill(128)),
-        pattern("seqwrite-1m-qd8", FirstWrite, fill(1024)),
-        pattern("seqread-128k-qd8", InOrder, sequential(100, 128)),
-        pattern("seqread-128k-qd8", Scattered, sequential(100, 128)),
-        pattern("randread-4k-qd1", Overwrite, random(100, 1)),
-        pattern("randread-4k-qd32", Overwrite, random(100, 32)),
-        pattern("randwrite-4k-qd1", Overwrite, random(0, 1)),
-        pattern("randwrite-4k-qd32", Overwrite, random(0, 32)),
-        pattern("randwrite-4k-qd32-flush1", Overwrite, flushed(1)),
-        pattern("randwrite-4k-qd32-flush16", Overwrite, flushed(16)),
-        pattern("randwrite-4k-qd32-flush64", Overwrite, flushed(64)),
-        pattern("mix7030-4k-qd32", Overwrite, random(70, 32)),
-        pattern("randwrite-4k-qd32", Snapshot, once(32)),
-        pattern("randwrite-4k-qd32", Clone, once(32)),
-        pattern("seqwrite-128k-qd8", Overwrite, sequential(0, 128)),
-        pattern("seqwrite-1m-qd8", Overwrite, sequential(0, 1024)),
-    ]
-}
-
-/// What the chart compares with.
-const REFERENCE: &str = "qsd-raw";
-
-/// Who takes part.
-enum Contestant {
-    Daemon(Box<dyn Target>),
-    Direct(Direct),
-}
-
-impl Contestant {
-    fn start(name: &str, place: &Place, span_bytes: u64) -> io::Result<Option<Contestant>> {
-        let daemon = |image| -> io::Result<Option<Contestant>> {
-            let daemon = StorageDaemon::start(image, &place.dir, span_bytes, true)?;
-            Ok(Some(Contestant::Daemon(Box::new(daemon))))
-        };
-        match name {
-            "qsd-raw" => daemon(Image::Raw),
-            "qsd-qcow2" => daemon(Image::Qcow2),
-            "qsd-clone" => daemon(Image::Clone),
-            "qsd-clone-el2" => daemon(Image::CloneExtended),
-            "qsd-isnap8" => daemon(Image::Snapshots),
-            "fio-direct" => Ok(Direct::start(&place.dir, span_bytes)?.map(Contestant::Direct)),
-            "parallax" => {
-                let parallax = Parallax::start(Options {
-                    dir: place.dir.clone(),
-                    store_bytes: 6 * span_bytes,
-                    log_size: "1G".into(),
-                    vdi_bytes: span_bytes,
-                    pin: true,
-                    late_checkpoints: false,
-                    null: false,
-                    bins: None,
-                })?;
-                Ok(Some(Contestant::Daemon(Box::new(parallax))))
+impl Peer {
+    fn name(self) -> &'static str {
+        match self {
+            Peer::Daemon(image) => image.name(),
+            Peer::Direct => Direct::NAME,
+        }
+    }
+    fn has(self, fill: Fill) -> bool {
+        match self {
+            Peer::Daemon(image) => image.has(fill),
+            Peer::Direct => Direct::has(fill),
+        }
+    }
+    fn start(self, place: &Place, span_bytes: u64) -> io::Result<Option<Box<dyn Target>>> {
+        match self {
+            Peer::Daemon(image) => {
+                Ok(Some(Box::new(StorageDaemon::start(image, &place.dir, span_bytes, true)?)))
             }
-            _ => Err(io::Error::other(format!("there is no target '{name}'"))),
+            Peer::Direct => Ok(match Direct::start(&place.dir, span_bytes)? {
+                Some(direct) => Some(Box::new(direct)),
+                None => None,
+            }),
         }
     }
-    fn name(&self) -> &str {
-        match self {
-            Contestant::Daemon(target) => target.name(),
-            Contestant::Direct(_) => "fio-direct",
-        }
-    }
-    fn log(&self) -> String {
-        match self {
-            Contestant::Daemon(target) => target.log(),
-            Contestant::Direct(_) => "-".into(),
-        }
-    }
-    /// One round of `pattern`; None when it has nothing of the kind.
-    fn measure(&mut self, pattern: &Pattern, load: &Load) -> io::Result<Option<Numbers>> {
-        match self {
-            Contestant::Direct(_) if !matches!(pattern.fill, Fill::Overwrite | Fill::InOrder) => Ok(None),
-            Contestant::Direct(direct) => direct.measure(load),
-            Contestant::Daemon(target) => match target.prepare(pattern.fill)? {
-                true => Ok(Some((&measure(target.as_ref(), load)?).into())),
-                false => Ok(None),
-            },
-        }
-    }
+}
+
+fn works(span_bytes: u64, time: Duration) -> Vec<Work> {
+    let random = |read_percent, depth| Load::random(read_percent, depth, span_bytes, time);
+    let sequential = |read_percent, block_kib: usize, depth| {
+        Load { order: Order::Sequential, ..random(read_percent, depth) }.of_blocks(block_kib << 10)
+    };
+    // The same blocks for everybody, each once: a peer that copies more at first would else be measured on its worst part only.
+    let once = |depth, part| Load { order: Order::Once, span_bytes: span_bytes / part, ..random(0, depth) };
+    let fill = |block_kib: usize| Load::fill(span_bytes).of_blocks(block_kib << 10);
+    let flushed = |every| Load { flush_every: Some(every), ..random(0, 32) };
+    let sustained = Load { bytes_min: 2 * LOG_BYTES, ..random(0, 32) };
+    // Two of three blocks of 112 KiB, the size of paper 002's interleaved writers.
+    let interleaved = Load { stride_bytes: 128 << 10, ..sequential(0, 112, 8) };
+    use Fill::{Clone, FirstWrite, InOrder, Overwrite, Scattered, Snapshot, Tidied};
+    vec![
+        Work::new("randwrite-4k-qd1", FirstWrite, once(1, 16)),
+        Work::new("randwrite-4k-qd32", FirstWrite, once(32, 4)),
+        Work::new("seqwrite-128k-qd8", FirstWrite, fill(128)),
+        Work::new("seqwrite-1m-qd8", FirstWrite, fill(1024)),
+        Work::new("seqread-128k-qd8", InOrder, sequential(100, 128, 8)),
+        Work::new("seqread-128k-qd8", Scattered, sequential(100, 128, 8)),
+        Work::new("seqread-128k-qd8", Tidied, sequential(100, 128, 8)),
+        Work::new("randread-4k-qd1", Overwrite, random(100, 1)),
+        Work::new("randread-4k-qd32", Overwrite, random(100, 32)),
+        Work::new("randwrite-4k-qd1", Overwrite, random(0, 1)),
+        Work::new("randwrite-4k-qd32", Overwrite, sustained),
+        Work::new("randwrite-4k-qd32-flush1", Overwrite, flushed(1)),
+        Work::new("randwrite-4k-qd32-flush16", Overwrite, flushed(16)),
+        Work::new("randwrite-4k-qd32-flush64", Overwrite, flushed(64)),
+        Work::new("mix7030-4k-qd32", Overwrite, random(70, 32)),
+        Work::new("randwrite-4k-qd32", Snapshot, once(32, 4)),
+        Work::new("randwrite-4k-qd32", Clone, once(32, 4)),
+        Work::new("seqwrite-128k-qd8", Overwrite, sequential(0, 128, 8)),
+        Work::new("seqwrite-1m-qd8", Overwrite, sequential(0, 1024, 8)),
+        Work::new("randwrite-64k-qd8", Overwrite, random(0, 8).of_blocks(64 << 10)),
+        Work::new("randwrite-256k-qd8", Overwrite, random(0, 8).of_blocks(256 << 10)),
+        Work::new("stepwrite-112k-qd8", Overwrite, interleaved),
+    ]
 }
 
 fn main() -> io::Result<()> {
     let place = Place::open("side-by-side")?;
     let sheet = Sheet::open(&place)?;
     let span_bytes = number("PARALLAX_BENCH_MIB", 2048) << 20;
-    let rounds = number("PARALLAX_BENCH_ROUNDS", 5);
-    let only_patterns = words("PARALLAX_BENCH_PATTERNS", "");
-    let only_fills = words("PARALLAX_BENCH_FILLS", "");
-    let mut patterns = patterns(span_bytes, number("PARALLAX_BENCH_MS", 3000) as f64 / 1e3);
-    patterns.retain(|p| only_patterns.is_empty() || only_patterns.iter().any(|o| o == p.name));
-    patterns.retain(|p| only_fills.is_empty() || only_fills.iter().any(|o| o == p.fill.name()));
-    let only = words(
-        "PARALLAX_BENCH_TARGETS",
-        "parallax qsd-raw qsd-qcow2 qsd-clone qsd-clone-el2 qsd-isnap8 fio-direct",
-    );
+    let rounds = number("PARALLAX_BENCH_ROUNDS", 10);
+    let wanted = |name: &str, variable: &str| {
+        let only = words(variable, "");
+        only.is_empty() || only.iter().any(|o| o == name)
+    };
+    let mut works = works(span_bytes, Duration::from_millis(number("PARALLAX_BENCH_MS", 3000)));
+    works.retain(|w| {
+        wanted(&w.name, "PARALLAX_BENCH_PATTERNS") && wanted(w.fill.name(), "PARALLAX_BENCH_FILLS")
+    });
     pin_client();
-    let mut contestants = Vec::new();
-    for name in &only {
-        contestants.extend(Contestant::start(name, &place, span_bytes)?);
-    }
-    let mut all: Vec<Vec<Vec<Numbers>>> = vec![vec![Vec::new(); contestants.len()]; patterns.len()];
-    for round in 0..rounds {
-        println!("round {} of {rounds}", round + 1);
-        for (pattern, results) in patterns.iter().zip(&mut all) {
-            for (contestant, results) in contestants.iter_mut().zip(results) {
-                let load = Load { seed: round + 1, ..pattern.load };
-                results.extend(contestant.measure(pattern, &load)?);
-            }
+    let mut charted: Vec<Charted> = Vec::new();
+    for group in GROUPS {
+        let is_wanted = |p: &Peer| wanted(p.name(), "PARALLAX_BENCH_TARGETS");
+        let peers: Vec<Peer> = group.iter().copied().filter(is_wanted).collect();
+        let works: Vec<Work> =
+            works.iter().filter(|w| peers.iter().any(|p| p.has(w.fill))).cloned().collect();
+        if works.is_empty() {
+            continue;
         }
-    }
-    for (pattern, results) in patterns.iter().zip(&all) {
-        for (contestant, results) in contestants.iter().zip(results).filter(|(_, r)| !r.is_empty()) {
-            let subject = Subject {
-                bench: format!("side-by-side/{}", pattern.name),
-                target: contestant.name().into(),
-                log: contestant.log(),
-                fill: pattern.fill.name().into(),
-            };
-            write_rows(&sheet, &subject, results)?;
-        }
-    }
-    for (pattern, results) in patterns.iter().zip(&all) {
-        compare(pattern, &contestants, results);
-    }
-    let works: Vec<Work> = patterns
-        .iter()
-        .zip(&all)
-        .filter_map(|(pattern, results)| work(pattern, &contestants, results))
-        .collect();
-    sheet.chart("side-by-side", REFERENCE, &works)
-}
-
-/// Throughput against the reference's, for the chart.
-fn work(pattern: &Pattern, contestants: &[Contestant], results: &[Vec<Numbers>]) -> Option<Work> {
-    let mbps = |r: &[Numbers]| r.iter().map(|n| n.mbps).collect::<Vec<f64>>();
-    let reference = contestants.iter().position(|c| c.name() == REFERENCE)?;
-    let speed = |r: &Vec<Numbers>| Ratio::of(&mbps(r), &mbps(&results[reference])).map(|ratio| ratio.middle);
-    let named = contestants.iter().zip(results);
-    let speeds: Vec<_> = named.filter_map(|(c, r)| Some((c.name().to_owned(), speed(r)?))).collect();
-    Some(Work { name: format!("{} {}", pattern.name, pattern.fill.name()), speeds })
-}
-
-fn is_sequential(pattern: &str) -> bool {
-    pattern.starts_with("seq")
-}
-
-fn write_rows(sheet: &Sheet, subject: &Subject, results: &[Numbers]) -> io::Result<()> {
-    let each = |f: &dyn Fn(&Numbers) -> f64| results.iter().map(f).collect::<Vec<f64>>();
-    if subject.bench.split('/').any(is_sequential) {
-        sheet.row(subject, "mbps", "MB/s", &each(&|m| m.mbps))?;
-    } else {
-        sheet.row(subject, "iops", "1/s", &each(&|m| m.iops))?;
-    }
-    sheet.row(subject, "p50", "us", &each(&|m| m.p50_us))?;
-    sheet.row(subject, "p99", "us", &each(&|m| m.p99_us))?;
-    sheet.row(subject, "p999", "us", &each(&|m| m.p999_us))?;
-    sheet.row(subject, "cpu_per_io", "us", &each(&|m| m.cpu_us_per_io))
-}
-
-/// Print how the first contestant does against each other one, round by round.
-fn compare(pattern: &Pattern, contestants: &[Contestant], results: &[Vec<Numbers>]) {
-    let Some((ours, first)) = results.first().zip(contestants.first()) else { return };
-    for (theirs, other) in results.iter().zip(contestants).skip(1) {
-        let of = |f: &dyn Fn(&Numbers) -> f64| {
-            let each = |r: &[Numbers]| r.iter().map(f).collect::<Vec<f64>>();
-            Ratio::of(&each(ours), &each(theirs))
+        // The disk, what it is cloned from and a clone; and half as much again for what is not yet free.
+        let store_bytes = 9 * span_bytes / 2;
+        place.need(store_bytes + LOG_BYTES + 2 * span_bytes * peers.len() as u64)?;
+        let options = Options {
+            log_size: format!("{}M", LOG_BYTES >> 20),
+            pin: true,
+            ..Options::new(&place.dir, store_bytes, span_bytes)
         };
-        let (speed, metric): (&dyn Fn(&Numbers) -> f64, _) =
-            if is_sequential(pattern.name) { (&|n| n.mbps, "mbps") } else { (&|n| n.iops, "iops") };
-        let metrics =
-            [(metric, of(speed)), ("p50", of(&|n| n.p50_us)), ("cpu_per_io", of(&|n| n.cpu_us_per_io))];
-        for (metric, ratio) in metrics {
-            if let Some(ratio) = ratio {
-                let (fill, pair) = (pattern.fill.name(), format!("{}/{}", first.name(), other.name()));
-                println!("{:26} {fill:11} {pair:24} {metric:10} {ratio}", pattern.name);
+        let mut targets: Vec<Box<dyn Target>> = vec![Box::new(Parallax::start(options)?)];
+        for peer in peers {
+            targets.extend(peer.start(&place, span_bytes)?);
+        }
+        for new in Contest::new(&place, &sheet, "side-by-side", rounds, targets)?.hold(&works)? {
+            match charted.iter_mut().find(|c| c.name == new.name) {
+                Some(old) => old.speeds.extend(new.speeds),
+                None => charted.push(new),
             }
         }
+        place.empty()?;
     }
+    sheet.chart("side-by-side", &charted)
 }

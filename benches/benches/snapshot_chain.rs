@@ -1,20 +1,19 @@
-//! Do 1,000 snapshots in one chain slow a read? Two disks with the same writes, one of them snapshotted after each
-//! batch, are read in turn.
+//! Do 1,000 snapshots in one chain slow a disk? Two disks with the same writes, one of them snapshotted after each
+//! batch, take turns.
 
 use std::io;
-use std::path::Path;
-use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
+use parallax_benches::contest::{Contest, Work};
 use parallax_benches::disk::Disk;
-use parallax_benches::load::{Load, Order, Random, run};
+use parallax_benches::load::{Load, Order, Random};
 use parallax_benches::place::Place;
 use parallax_benches::process::pin_client;
-use parallax_benches::rows::{Sheet, Subject};
+use parallax_benches::rows::Sheet;
 use parallax_benches::settings::number;
 use parallax_benches::snapshots::take;
 use parallax_benches::target::parallax::{Options, Parallax, VDI};
-use parallax_benches::target::{Measured, Target, measure_at};
+use parallax_benches::target::{Fill, Target};
 
 const SPAN_BYTES: u64 = 1 << 30;
 const SNAPSHOTS: u64 = 1000;
@@ -24,54 +23,31 @@ fn main() -> io::Result<()> {
     let place = Place::open("snapshot-chain")?;
     let sheet = Sheet::open(&place)?;
     pin_client();
-    let parallax = Parallax::start(Options {
-        dir: place.dir.clone(),
-        store_bytes: 16 << 30,
-        log_size: "1G".into(),
-        vdi_bytes: SPAN_BYTES,
-        pin: true,
-        late_checkpoints: false,
-        null: false,
-        bins: None,
-    })?;
-    let plain = parallax.create("plain")?;
-    let disks = [("none", plain.as_path(), None), ("1000", parallax.socket(), Some(VDI))];
-    for (_, socket, vdi) in disks {
-        age(&parallax, socket, vdi)?;
-    }
+    let start = |name: &str, with_snapshots: bool| -> io::Result<Box<dyn Target>> {
+        let options = Options::new(&place.dir.join(name), 16 << 30, SPAN_BYTES);
+        let mut parallax =
+            Parallax::start(Options { name: name.into(), sparse: true, pin: true, ..options })?;
+        parallax.prepare(Fill::Overwrite)?;
+        age(&parallax, with_snapshots)?;
+        Ok(Box::new(parallax))
+    };
+    let targets = vec![start("parallax-snapshots-1000", true)?, start("parallax-snapshots-0", false)?];
     let time = Duration::from_millis(number("PARALLAX_BENCH_MS", 2000));
-    let random = |depth| Load::random(100, depth, SPAN_BYTES, time);
-    let sequential = Load { block_bytes: 128 << 10, order: Order::Sequential, ..random(8) };
-    let patterns =
-        [("randread-4k-qd1", random(1)), ("randread-4k-qd32", random(32)), ("seqread-128k-qd8", sequential)];
-    for (pattern, load) in patterns {
-        let mut results: [Vec<Measured>; 2] = [Vec::new(), Vec::new()];
-        for round in 0..number("PARALLAX_BENCH_ROUNDS", 10) {
-            for ((_, socket, _), results) in disks.iter().zip(&mut results) {
-                let load = Load { seed: round + 1, ..load };
-                results.push(measure_at(socket, parallax.daemon(), &load)?);
-            }
-        }
-        for ((snapshots, _, _), results) in disks.iter().zip(&results) {
-            let subject = Subject {
-                bench: format!("snapshot-chain/{pattern}-snapshots-{snapshots}"),
-                target: "parallax".into(),
-                log: "1G".into(),
-                fill: "overwrite".into(),
-            };
-            let each = |f: &dyn Fn(&Measured) -> f64| results.iter().map(f).collect::<Vec<f64>>();
-            sheet.row(&subject, "iops", "1/s", &each(&|m| m.report.iops()))?;
-            sheet.row(&subject, "p50", "us", &each(&|m| m.report.latency.quantile_ns(0.5) as f64 / 1e3))?;
-            sheet.row(&subject, "p99", "us", &each(&|m| m.report.latency.quantile_ns(0.99) as f64 / 1e3))?;
-        }
-    }
-    Ok(())
+    let random = |read_percent, depth| Load::random(read_percent, depth, SPAN_BYTES, time);
+    let sequential = Load { order: Order::Sequential, ..random(100, 8) }.of_blocks(128 << 10);
+    let works = [
+        Work::new("randread-4k-qd1", Fill::Overwrite, random(100, 1)),
+        Work::new("randread-4k-qd32", Fill::Overwrite, random(100, 32)),
+        Work::new("seqread-128k-qd8", Fill::Overwrite, sequential),
+        Work::new("randwrite-4k-qd8", Fill::Overwrite, random(0, 8)),
+    ];
+    let rounds = number("PARALLAX_BENCH_ROUNDS", 10);
+    Contest::new(&place, &sheet, "snapshot-chain", rounds, targets)?.hold(&works).map(drop)
 }
 
-/// Fill the disk, then 1,000 batches of scattered writes, each followed by a snapshot if `vdi` is given.
-fn age(parallax: &Parallax, socket: &Path, vdi: Option<&str>) -> io::Result<()> {
-    let mut disk = Disk::connect_within(socket, 1, 8 << 20, Duration::from_secs(10))?;
-    run(&mut disk, &Load::fill(SPAN_BYTES), &AtomicBool::new(false))?;
+/// 1,000 batches of scattered writes, each followed by a snapshot if there are to be some.
+fn age(parallax: &Parallax, with_snapshots: bool) -> io::Result<()> {
+    let mut disk = Disk::connect_within(parallax.socket(), 1, 8 << 20, Duration::from_secs(10))?;
     let mut control = parallax.control()?;
     let mut random = Random(7);
     let queue = &mut disk.queues[0];
@@ -84,10 +60,9 @@ fn age(parallax: &Parallax, socket: &Path, vdi: Option<&str>) -> io::Result<()> 
         while ended < WRITES as usize {
             ended += queue.wait()?.len();
         }
-        if let Some(vdi) = vdi {
-            take(&mut control, vdi)?;
+        if with_snapshots {
+            take(&mut control, VDI)?;
         }
     }
-    parallax.used_bytes()?;
-    Ok(())
+    parallax.used_bytes().map(drop)
 }

@@ -10,7 +10,6 @@ use parallax_benches::place::Place;
 use parallax_benches::rows::{Sheet, Subject};
 use parallax_benches::settings::number;
 use parallax_benches::snapshots::take;
-use parallax_benches::target::Target;
 use parallax_benches::target::parallax::{Options, Parallax, VDI};
 
 const SPAN_BYTES: u64 = 4 << 30;
@@ -20,16 +19,8 @@ fn main() -> io::Result<()> {
     let place = Place::open("snapshot-metadata")?;
     let sheet = Sheet::open(&place)?;
     let snapshots = number("PARALLAX_BENCH_SNAPSHOTS", 400);
-    let mut parallax = Parallax::start(Options {
-        dir: place.dir.clone(),
-        store_bytes: 16 << 30,
-        log_size: "1G".into(),
-        vdi_bytes: SPAN_BYTES,
-        pin: false,
-        late_checkpoints: false,
-        null: false,
-        bins: None,
-    })?;
+    let mut parallax =
+        Parallax::start(Options { sparse: true, ..Options::new(&place.dir, 16 << 30, SPAN_BYTES) })?;
     for writes in [0, 1, 16, 256] {
         let mut each = Vec::new();
         for round in 0..number("PARALLAX_BENCH_ROUNDS", 3) {

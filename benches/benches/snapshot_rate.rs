@@ -8,10 +8,10 @@ use std::time::Duration;
 use parallax_benches::disk::Disk;
 use parallax_benches::load::{Load, Order, Report, run};
 use parallax_benches::place::Place;
+use parallax_benches::process::pin_client;
 use parallax_benches::rows::{Sheet, Subject};
 use parallax_benches::settings::number;
 use parallax_benches::snapshots::take_at_rate;
-use parallax_benches::target::Target;
 use parallax_benches::target::parallax::{Options, Parallax, VDI};
 
 const SPAN_BYTES: u64 = 1 << 30;
@@ -21,16 +21,10 @@ fn main() -> io::Result<()> {
     let place = Place::open("snapshot-rate")?;
     let sheet = Sheet::open(&place)?;
     let duration = Duration::from_millis(number("PARALLAX_BENCH_MS", 5000));
-    let mut parallax = Parallax::start(Options {
-        dir: place.dir.clone(),
-        store_bytes: 48 << 30,
-        log_size: "1G".into(),
-        vdi_bytes: SPAN_BYTES,
-        pin: true,
-        late_checkpoints: false,
-        null: false,
-        bins: None,
-    })?;
+    pin_client();
+    let options =
+        Options { sparse: true, pin: true, ..Options::new(&place.dir, 48 << 30, SPAN_BYTES) };
+    let mut parallax = Parallax::start(options)?;
     let random = |span_bytes| Load::random(0, 32, span_bytes, duration);
     let in_order = Load { block_bytes: 128 << 10, depth: 8, order: Order::Sequential, ..random(SPAN_BYTES) };
     for (name, load) in [

@@ -1,15 +1,16 @@
 //! The limit: `fio` with io_uring and O_DIRECT on a plain file of the same file system, without any daemon between.
 
-use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 
 use serde_json::Value;
 
+use crate::block_device::BlockDevice;
 use crate::load::{Load, Order};
-use crate::place::root;
-use crate::process::run;
-use crate::target::Numbers;
+use crate::numbers::Numbers;
+use crate::place::{root, written_file};
+use crate::process::{Daemon, cores, run};
+use crate::target::{Fill, Target};
 
 /// A file for `fio`.
 pub struct Direct {
@@ -19,6 +20,9 @@ pub struct Direct {
 }
 
 impl Direct {
+    /// For rows.
+    pub const NAME: &str = "fio-direct";
+
     /// A file of `size_bytes` in `dir`, written in full. None where there is no `fio`: that of the guest image is used.
     ///
     /// # Errors
@@ -31,15 +35,16 @@ impl Direct {
             return Ok(None);
         }
         let direct = Direct { fio, file: dir.join("direct"), size_bytes };
-        fs::File::create(&direct.file)?.set_len(size_bytes)?;
-        direct.fio(&["--rw=write", "--bs=1M", "--iodepth=8"])?;
+        written_file(&direct.file, size_bytes)?;
         Ok(Some(direct))
     }
+    /// Whether it has a disk that is filled so: a file written before is all it has.
+    #[must_use]
+    pub fn has(fill: Fill) -> bool {
+        matches!(fill, Fill::Overwrite | Fill::InOrder)
+    }
     /// Do `load`. None for loads that are not steady: blocks written once.
-    ///
-    /// # Errors
-    /// What `fio` says.
-    pub fn measure(&self, load: &Load) -> io::Result<Option<Numbers>> {
+    fn run(&self, load: &Load) -> io::Result<Option<Numbers>> {
         let sequential = match load.order {
             Order::Random => false,
             Order::Sequential => true,
@@ -71,7 +76,12 @@ impl Direct {
     fn fio(&self, words: &[&str]) -> io::Result<Value> {
         let (fio, file) = (self.fio.display().to_string(), format!("--filename={}", self.file.display()));
         let size = format!("--size={}", self.size_bytes);
+        // Whatever the client is pinned to.
+        let cores = format!("0-{}", cores() - 1);
         let fixed = [
+            "taskset",
+            "-c",
+            &cores,
             fio.as_str(),
             "--name=direct",
             &file,
@@ -79,6 +89,8 @@ impl Direct {
             "--ioengine=io_uring",
             "--direct=1",
             "--output-format=json",
+            "--lat_percentiles=1",
+            "--clat_percentiles=0",
             "--percentile_list=50:99:99.9",
         ];
         let text = run(&[&fixed[..], words].concat())?;
@@ -95,11 +107,9 @@ fn numbers(report: &Value) -> io::Result<Numbers> {
     let ios = sum("total_ios");
     // Of a mix the slower side.
     let quantile_us = |q: &str| {
-        let of = |s: &Value| s["clat_ns"]["percentile"][q].as_f64();
+        let of = |s: &Value| s["lat_ns"]["percentile"][q].as_f64();
         sides().filter_map(of).fold(0.0, f64::max) / 1e3
     };
-    let cpu = ["usr_cpu", "sys_cpu"].iter().filter_map(|f| job[f].as_f64()).sum::<f64>() / 100.0;
-    let runtime_us = job["job_runtime"].as_f64().unwrap_or_default() * 1e3;
     if ios == 0.0 {
         return Err(io::Error::other("fio did nothing"));
     }
@@ -109,6 +119,21 @@ fn numbers(report: &Value) -> io::Result<Numbers> {
         p50_us: quantile_us("50.000000"),
         p99_us: quantile_us("99.000000"),
         p999_us: quantile_us("99.900000"),
-        cpu_us_per_io: cpu * runtime_us / ios,
+        ..Numbers::default()
     })
+}
+
+impl Target for Direct {
+    fn name(&self) -> &str {
+        Direct::NAME
+    }
+    fn daemon(&self) -> Option<&Daemon> {
+        None
+    }
+    fn prepare(&mut self, fill: Fill) -> io::Result<bool> {
+        Ok(Direct::has(fill))
+    }
+    fn measure(&mut self, load: &Load, _: Option<&BlockDevice>) -> io::Result<Option<Numbers>> {
+        self.run(load)
+    }
 }

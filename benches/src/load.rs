@@ -14,7 +14,7 @@ pub enum Order {
     Random,
     /// One after the other, wrapping around, until the time is over.
     Sequential,
-    /// Each block once, shuffled; ends early when all are done.
+    /// Each block once, shuffled; whatever the time.
     Once,
     /// Each block once in order, whatever the time.
     Fill,
@@ -25,6 +25,8 @@ pub enum Order {
 pub struct Load {
     /// Bytes per request.
     pub block_bytes: usize,
+    /// Queues, each with a thread of its own.
+    pub queues: usize,
     /// Requests in flight per queue.
     pub depth: usize,
     /// Share of reads, percent; the rest are writes.
@@ -33,10 +35,16 @@ pub struct Load {
     pub order: Order,
     /// Bytes from the start of the disk that are used.
     pub span_bytes: u64,
-    /// A flush after so many requests.
+    /// From the start of a block to that of the next one, bytes; what lies between is left alone.
+    pub stride_bytes: u64,
+    /// A flush after so many requests; it takes the place of one.
     pub flush_every: Option<u32>,
-    /// How long.
+    /// How long, for random and sequential requests.
     pub duration: Duration,
+    /// And then until so many bytes were moved.
+    pub bytes_min: u64,
+    /// Write zeros; else what cannot be compressed.
+    pub zeros: bool,
     /// Same seed, same requests.
     pub seed: u64,
 }
@@ -47,12 +55,16 @@ impl Load {
     pub fn random(read_percent: u8, depth: usize, span_bytes: u64, duration: Duration) -> Load {
         Load {
             block_bytes: 4096,
+            queues: 1,
             depth,
             read_percent,
             order: Order::Random,
             span_bytes,
+            stride_bytes: 4096,
             flush_every: None,
             duration,
+            bytes_min: 0,
+            zeros: false,
             seed: 1,
         }
     }
@@ -60,8 +72,27 @@ impl Load {
     /// Write the whole span once, in order and in large requests.
     #[must_use]
     pub fn fill(span_bytes: u64) -> Load {
-        let random = Load::random(0, 8, span_bytes, Duration::ZERO);
-        Load { block_bytes: 1 << 20, order: Order::Fill, ..random }
+        Load { order: Order::Fill, ..Load::random(0, 8, span_bytes, Duration::ZERO) }.of_blocks(1 << 20)
+    }
+
+    /// The same with requests of `block_bytes`, one next to the other.
+    #[must_use]
+    pub fn of_blocks(self, block_bytes: usize) -> Load {
+        Load { block_bytes, stride_bytes: block_bytes as u64, ..self }
+    }
+
+    /// The same with dice of its own for each `round` and each `work`: two works of a round must not ask for the same blocks
+    /// in the same order.
+    #[must_use]
+    pub fn of_round(self, round: u64, work: usize) -> Load {
+        let mut random = Random(round << 32 | work as u64);
+        Load { seed: random.next(), ..self }
+    }
+
+    /// It only writes, or writes at all.
+    #[must_use]
+    pub fn writes(&self) -> bool {
+        self.read_percent < 100
     }
 }
 
@@ -74,10 +105,14 @@ pub struct Report {
     pub elapsed_ns: u64,
     /// Latencies of reads and writes.
     pub latency: Histogram,
+    /// Latencies of flushes.
+    pub flushes: Histogram,
     /// Longest time without any completion.
     pub gap_ns: u64,
     /// Bytes moved.
     pub bytes: u64,
+    /// Of these bytes written.
+    pub bytes_written: u64,
 }
 
 impl Report {
@@ -96,9 +131,11 @@ impl Report {
     fn merge(&mut self, other: &Report) {
         self.ios += other.ios;
         self.bytes += other.bytes;
+        self.bytes_written += other.bytes_written;
         self.elapsed_ns = self.elapsed_ns.max(other.elapsed_ns);
         self.gap_ns = self.gap_ns.max(other.gap_ns);
         self.latency.merge(&other.latency);
+        self.flushes.merge(&other.flushes);
     }
 }
 
@@ -111,7 +148,7 @@ pub fn run(disk: &mut Disk, load: &Load, stop: &AtomicBool) -> io::Result<Report
     let span_bytes = load.span_bytes.min(disk.capacity_bytes);
     let outcomes: Vec<io::Result<Report>> = std::thread::scope(|scope| {
         let threads = disk.queues.iter_mut().zip(0u64..).map(|(queue, i)| {
-            let part = Load { span_bytes, seed: load.seed * 1000 + i, ..*load };
+            let part = Load { span_bytes, seed: load.seed.wrapping_add(i), ..*load };
             scope.spawn(move || Runner::new(queue, part, (i, queues)).run(stop))
         });
         let threads: Vec<_> = threads.collect();
@@ -124,8 +161,6 @@ pub fn run(disk: &mut Disk, load: &Load, stop: &AtomicBool) -> io::Result<Report
     Ok(total)
 }
 
-const FLUSH: usize = usize::MAX;
-
 struct Runner<'a> {
     queue: &'a mut Queue,
     load: Load,
@@ -134,19 +169,23 @@ struct Runner<'a> {
     next: u64,
     stride: u64,
     submitted: u64,
+    writes: u64,
     random: Random,
     started: Vec<Instant>,
     free: Vec<usize>,
-    flushes: usize,
+    is_flush: Vec<bool>,
+    flush_due: bool,
 }
 
 impl<'a> Runner<'a> {
     fn new(queue: &'a mut Queue, load: Load, (index, of): (u64, u64)) -> Runner<'a> {
-        let blocks = load.span_bytes / load.block_bytes as u64;
+        let blocks = load.span_bytes / load.stride_bytes;
         assert!(blocks > 0 && load.depth * load.block_bytes <= queue.memory_bytes());
         let mut random = Random(load.seed);
         let mut content = vec![0u8; load.depth * load.block_bytes];
-        content.chunks_mut(8).for_each(|c| c.copy_from_slice(&random.next().to_le_bytes()[..c.len()]));
+        if !load.zeros {
+            content.chunks_mut(8).for_each(|c| c.copy_from_slice(&random.next().to_le_bytes()[..c.len()]));
+        }
         queue.fill(0, &content);
         let mut shuffled = Vec::new();
         if load.order == Order::Once {
@@ -166,10 +205,12 @@ impl<'a> Runner<'a> {
             next: index,
             stride: of,
             submitted: 0,
+            writes: 0,
             random,
             started,
             free,
-            flushes: 0,
+            is_flush: vec![false; load.depth],
+            flush_due: false,
         }
     }
 
@@ -178,8 +219,10 @@ impl<'a> Runner<'a> {
         let start = Instant::now();
         let mut last = start;
         loop {
-            let timed = self.load.order != Order::Fill && start.elapsed() >= self.load.duration;
-            if !timed && !stop.load(Ordering::Relaxed) {
+            let ends = matches!(self.load.order, Order::Random | Order::Sequential)
+                && start.elapsed() >= self.load.duration
+                && self.submitted * self.load.block_bytes as u64 * self.stride >= self.load.bytes_min;
+            if !ends && !stop.load(Ordering::Relaxed) {
                 while let Some(slot) = self.free.pop() {
                     if !self.submit(slot) {
                         self.free.push(slot);
@@ -187,7 +230,7 @@ impl<'a> Runner<'a> {
                     }
                 }
             }
-            if self.free.len() == self.load.depth && self.flushes == 0 {
+            if self.free.len() == self.load.depth {
                 break;
             }
             let done = self.queue.wait()?;
@@ -198,36 +241,43 @@ impl<'a> Runner<'a> {
                 if done.result != 0 {
                     return Err(io::Error::from_raw_os_error(-done.result));
                 }
-                if done.tag == FLUSH {
-                    self.flushes -= 1;
-                    continue;
+                let took_ns = (now - self.started[done.tag]).as_nanos() as u64;
+                if std::mem::take(&mut self.is_flush[done.tag]) {
+                    report.flushes.record(took_ns);
+                } else {
+                    report.ios += 1;
+                    report.latency.record(took_ns);
                 }
-                report.ios += 1;
-                report.latency.record((now - self.started[done.tag]).as_nanos() as u64);
                 self.free.push(done.tag);
             }
         }
         report.elapsed_ns = (last - start).as_nanos() as u64;
         report.bytes = report.ios * self.load.block_bytes as u64;
+        report.bytes_written = self.writes * self.load.block_bytes as u64;
         Ok(report)
     }
 
     /// Submit one request in `slot`; false when there is nothing left to do.
     fn submit(&mut self, slot: usize) -> bool {
+        if self.flush_due {
+            self.flush_due = false;
+            self.is_flush[slot] = true;
+            self.started[slot] = Instant::now();
+            self.queue.flush(slot);
+            return true;
+        }
         let Some(block) = self.next_block() else { return false };
         let (len, at) = (self.load.block_bytes, slot * self.load.block_bytes);
-        let offset_bytes = block * len as u64;
+        let offset_bytes = block * self.load.stride_bytes;
         self.started[slot] = Instant::now();
         if self.random.next() % 100 < u64::from(self.load.read_percent) {
             self.queue.read(offset_bytes, at, len, slot);
         } else {
             self.queue.write(offset_bytes, at, len, slot);
+            self.writes += 1;
         }
         self.submitted += 1;
-        if self.load.flush_every.is_some_and(|n| self.submitted.is_multiple_of(u64::from(n))) {
-            self.queue.flush(FLUSH);
-            self.flushes += 1;
-        }
+        self.flush_due = self.load.flush_every.is_some_and(|n| self.submitted.is_multiple_of(u64::from(n)));
         true
     }
 

@@ -5,6 +5,8 @@ use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use rustix::fs::{FlockOperation, flock, statvfs};
+
 use crate::process::{cores, run};
 
 /// The part of all cores that others may keep busy on a machine that counts as quiet.
@@ -16,6 +18,8 @@ pub struct Place {
     pub dir: PathBuf,
     /// For rows: like `2c-24g-ext4`; `-loaded` at the end when others use the machine.
     pub machine: String,
+    // Nobody else uses the folder.
+    _locked: fs::File,
 }
 
 impl Place {
@@ -23,16 +27,48 @@ impl Place {
     /// differences below 25 %).
     ///
     /// # Errors
-    /// When the folder cannot be made.
+    /// When the folder cannot be made, or another run uses it.
     pub fn open(bench: &str) -> io::Result<Place> {
         let base = std::env::var_os("PARALLAX_BENCH_DIR").map(PathBuf::from);
         let dir = base.unwrap_or_else(|| root().join("target/bench")).join(format!("parallax-{bench}"));
-        match fs::remove_dir_all(&dir) {
-            Err(e) if e.kind() != io::ErrorKind::NotFound => return Err(e),
-            _ => fs::create_dir_all(&dir)?,
+        fs::create_dir_all(&dir)?;
+        let locked = fs::File::open(&dir)?;
+        flock(&locked, FlockOperation::NonBlockingLockExclusive).map_err(|_| {
+            io::Error::other(format!("{} is used by another run of this bench; wait for it", dir.display()))
+        })?;
+        let place = Place { machine: machine(&dir)?, dir, _locked: locked };
+        place.empty()?;
+        Ok(place)
+    }
+
+    /// Remove what is in the folder.
+    ///
+    /// # Errors
+    /// When that fails.
+    pub fn empty(&self) -> io::Result<()> {
+        for entry in fs::read_dir(&self.dir)? {
+            let path = entry?.path();
+            if path.is_dir() { fs::remove_dir_all(path)? } else { fs::remove_file(path)? }
         }
-        let machine = machine(&dir)?;
-        Ok(Place { dir, machine })
+        Ok(())
+    }
+
+    /// An error now rather than after half of the rounds.
+    ///
+    /// # Errors
+    /// When there is no room for `bytes` more.
+    pub fn need(&self, bytes: u64) -> io::Result<()> {
+        let stat = statvfs(&self.dir)?;
+        let free = stat.f_bavail * stat.f_frsize;
+        if free >= bytes {
+            return Ok(());
+        }
+        Err(io::Error::other(format!(
+            "{} has {} MiB free and the bench needs {}; set PARALLAX_BENCH_DIR to a larger place, or PARALLAX_BENCH_MIB to a smaller disk",
+            self.dir.display(),
+            free >> 20,
+            bytes >> 20
+        )))
     }
 }
 
@@ -64,17 +100,15 @@ fn file_system(dir: &Path) -> io::Result<String> {
     Ok(kind.lines().last().unwrap_or("unknown").trim().to_string())
 }
 
-/// The file at `path`, of `len_bytes`, for a store: its first 8 GiB written, as a LUN or a partition is there before it is used.
+/// The file at `path`, of `len_bytes`, written as a LUN or a partition is there before it is used.
 /// In a sparse file each block's first write makes the file system allocate it; and on a tmpfs a virtual machine that gives free memory back
-/// to its host pays for a page at its first use, some 13 us: ten times its copy. The files of the other targets are written as a whole before
-/// they are overwritten.
+/// to its host pays for a page at its first use, some 13 us: ten times its copy.
 ///
 /// # Errors
 /// When there is not enough room.
-pub fn prewrite(path: &Path, len_bytes: u64) -> io::Result<()> {
+pub fn written_file(path: &Path, len_bytes: u64) -> io::Result<()> {
     let (mut file, zeros) = (fs::File::create(path)?, vec![0; 1 << 20]);
-    file.set_len(len_bytes)?;
-    let mut left = len_bytes.min(8 << 30);
+    let mut left = len_bytes;
     while left > 0 {
         let n = left.min(zeros.len() as u64);
         file.write_all(&zeros[..n as usize])?;

@@ -1,14 +1,32 @@
-//! Daemons under measurement: started on a core of their own, their CPU time, and their certain end.
+//! Daemons under measurement: started on a core of their own, their CPU time, stopped while others are measured, and their
+//! certain end.
 
-use std::fs;
 use std::io;
 use std::path::Path;
-use std::process::{Child, Command, Stdio};
-use std::time::{Duration, Instant};
+use std::process::Command;
+use std::time::Duration;
 
-/// A child process, killed when dropped.
+use nix::sys::signal::{Signal, kill};
+use nix::time::clock_getcpuclockid;
+use nix::unistd::Pid;
+use qemu_harness::process::Process;
+use qemu_harness::wait::{Deadline, until};
+
+/// How long a daemon may take to end when it is asked to.
+const END_MAX: Duration = Duration::from_secs(60);
+
+/// A child process, killed when dropped or when this process ends.
 pub struct Daemon {
-    child: Child,
+    process: Process,
+}
+
+/// What a daemon has used so far.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Usage {
+    /// CPU time of all its threads, those of the kernel that work for it too, nanoseconds.
+    pub cpu_ns: u64,
+    /// Bytes it has had written to devices; nothing on a tmpfs.
+    pub written_bytes: u64,
 }
 
 impl Daemon {
@@ -17,74 +35,108 @@ impl Daemon {
     /// # Errors
     /// When it cannot be started.
     pub fn start(command: &[String], log: &Path, pin: bool) -> io::Result<Daemon> {
-        let out = fs::OpenOptions::new().create(true).append(true).open(log)?;
         let mut words: Vec<String> = Vec::new();
         if pin && cores() > 1 {
             words.extend(["taskset", "-c", "1"].map(String::from));
         }
         words.extend_from_slice(command);
         let mut process = Command::new(&words[0]);
-        process.args(&words[1..]).stdin(Stdio::null()).stdout(out.try_clone()?).stderr(out);
-        let child = process.spawn().map_err(|e| io::Error::other(format!("{}: {e}", words[0])))?;
-        Ok(Daemon { child })
+        process.args(&words[1..]);
+        let name = Path::new(&command[0]).file_name().unwrap_or_default().to_string_lossy();
+        Ok(Daemon { process: Process::spawn(&name, process, log).map_err(io::Error::other)? })
     }
 
     /// Its process id.
     #[must_use]
     pub fn pid(&self) -> u32 {
-        self.child.id()
+        self.process.pid()
     }
 
-    /// CPU time of all its threads so far, nanoseconds.
-    #[must_use]
-    pub fn cpu_ns(&self) -> u64 {
+    fn unix_pid(&self) -> Pid {
+        Pid::from_raw(i32::try_from(self.pid()).expect("a process id is an i32"))
+    }
+
+    /// What it has used so far.
+    ///
+    /// # Errors
+    /// When it is gone.
+    pub fn usage(&self) -> io::Result<Usage> {
         // Of the process, not summed up over its threads: kernel workers come and go, and take theirs along.
-        let Ok(stat) = fs::read_to_string(format!("/proc/{}/stat", self.pid())) else { return 0 };
-        let fields = stat.rsplit(')').next().unwrap_or_default().split_whitespace();
-        let ticks: u64 = fields.skip(11).take(2).filter_map(|f| f.parse::<u64>().ok()).sum();
-        ticks * (1_000_000_000 / rustix::param::clock_ticks_per_second())
+        let cpu = clock_getcpuclockid(self.unix_pid()).and_then(|clock| clock.now())?;
+        let io = std::fs::read_to_string(format!("/proc/{}/io", self.pid()))?;
+        let line = io.lines().find_map(|l| l.strip_prefix("write_bytes: "));
+        Ok(Usage {
+            cpu_ns: Duration::from(cpu).as_nanos() as u64,
+            written_bytes: line.and_then(|n| n.parse().ok()).unwrap_or(0),
+        })
     }
 
-    /// Bytes it has had written to devices so far; nothing on a tmpfs.
-    #[must_use]
-    pub fn written_bytes(&self) -> u64 {
-        let Ok(io) = fs::read_to_string(format!("/proc/{}/io", self.pid())) else { return 0 };
-        let line = io.lines().find_map(|l| l.strip_prefix("write_bytes: "));
-        line.and_then(|n| n.parse().ok()).unwrap_or(0)
+    /// Memory that it has in use, shared memory of its guests included, bytes.
+    ///
+    /// # Errors
+    /// When it is gone.
+    pub fn resident_bytes(&self) -> io::Result<u64> {
+        let status = std::fs::read_to_string(format!("/proc/{}/status", self.pid()))?;
+        let kib = status.lines().find_map(|l| l.strip_prefix("VmRSS:")).unwrap_or_default();
+        Ok(kib.split_whitespace().next().and_then(|n| n.parse::<u64>().ok()).unwrap_or(0) << 10)
+    }
+
+    /// Let it do nothing until [`Daemon::thaw`]: what it has left to do must not be done in the turn of another.
+    ///
+    /// # Errors
+    /// When it is gone.
+    pub fn freeze(&self) -> io::Result<()> {
+        Ok(kill(self.unix_pid(), Signal::SIGSTOP)?)
+    }
+
+    /// The end of [`Daemon::freeze`].
+    ///
+    /// # Errors
+    /// When it is gone.
+    pub fn thaw(&self) -> io::Result<()> {
+        Ok(kill(self.unix_pid(), Signal::SIGCONT)?)
+    }
+
+    /// Wait until it uses no CPU to speak of for a second.
+    ///
+    /// # Errors
+    /// When it is gone, or busy after `patience`.
+    pub fn wait_idle(&self, patience: Duration) -> io::Result<()> {
+        let deadline = Deadline::after(patience);
+        loop {
+            let before = self.usage()?.cpu_ns;
+            std::thread::sleep(Duration::from_secs(1));
+            if self.usage()?.cpu_ns - before < 10_000_000 {
+                return Ok(());
+            }
+            deadline.check("an idle daemon").map_err(io::Error::other)?;
+        }
     }
 
     /// SIGKILL, and wait for its end.
     pub fn kill(&mut self) {
-        // Already dead is as good.
-        let _ = self.child.kill();
-        let _ = self.child.wait();
+        self.process.kill();
+    }
+
+    /// Ask it to end, and wait for that.
+    ///
+    /// # Errors
+    /// When it does not end.
+    pub fn end(&mut self) -> io::Result<()> {
+        self.thaw()?;
+        self.process.terminate(END_MAX).map(drop).map_err(io::Error::other)
     }
 
     /// Wait until `path` exists.
     ///
     /// # Errors
-    /// When the daemon ends before, or `patience` does.
+    /// When the daemon ends before, with what it said; or `patience` does.
     pub fn wait_for(&mut self, path: &Path, patience: Duration) -> io::Result<()> {
-        let start = Instant::now();
-        while !path.exists() {
-            if let Some(status) = self.child.try_wait()? {
-                return Err(io::Error::other(format!(
-                    "the daemon ended with {status} before {}",
-                    path.display()
-                )));
-            }
-            if start.elapsed() > patience {
-                return Err(io::Error::other(format!("no {} after {patience:?}", path.display())));
-            }
-            std::thread::sleep(Duration::from_millis(1));
-        }
-        Ok(())
-    }
-}
-
-impl Drop for Daemon {
-    fn drop(&mut self) {
-        self.kill();
+        let look = || {
+            self.process.check_alive()?;
+            Ok(path.exists().then_some(()))
+        };
+        until(&path.display().to_string(), Deadline::after(patience), look).map_err(io::Error::other)
     }
 }
 
@@ -109,7 +161,7 @@ pub fn pin_client() {
 /// # Errors
 /// Its standard error when it fails.
 pub fn run(command: &[&str]) -> io::Result<String> {
-    let out = Command::new(command[0]).args(&command[1..]).stdin(Stdio::null()).output();
+    let out = Command::new(command[0]).args(&command[1..]).stdin(std::process::Stdio::null()).output();
     let out = out.map_err(|e| io::Error::other(format!("{}: {e}", command[0])))?;
     if !out.status.success() {
         let text = String::from_utf8_lossy(&out.stderr).into_owned();

@@ -21,10 +21,10 @@ pub struct Ratio {
 }
 
 impl Ratio {
-    /// Of `ours` to `theirs`, round by round. None without rounds.
+    /// Of `pairs`: ours and theirs of each round. None without rounds.
     #[must_use]
-    pub fn of(ours: &[f64], theirs: &[f64]) -> Option<Ratio> {
-        let mut ratios: Vec<f64> = ours.iter().zip(theirs).map(|(a, b)| a / b).collect();
+    pub fn of(pairs: &[(f64, f64)]) -> Option<Ratio> {
+        let mut ratios: Vec<f64> = pairs.iter().map(|(ours, theirs)| ours / theirs).collect();
         ratios.sort_by(f64::total_cmp);
         let (first, last) = (*ratios.first()?, *ratios.last()?);
         let skip = outside(ratios.len());
@@ -76,11 +76,11 @@ mod tests {
     fn the_interval_is_that_of_the_tables() {
         // Of ten values the second and the ninth, of twenty the sixth and the fifteenth.
         assert_eq!([6, 10, 15, 20].map(outside), [0, 1, 3, 5]);
-        let ours: Vec<f64> = (1..=10).map(f64::from).collect();
-        let ratio = Ratio::of(&ours, &[1.0; 10]).unwrap();
+        let pairs: Vec<(f64, f64)> = (1..=10).map(|ours| (f64::from(ours), 1.0)).collect();
+        let ratio = Ratio::of(&pairs).unwrap();
         assert_eq!((ratio.low, ratio.middle, ratio.high), (2.0, 5.5, 9.0));
         assert!(ratio.is_certain());
-        assert_eq!(Ratio::of(&[], &[]), None);
-        assert!(!Ratio::of(&[2.0; 3], &[1.0; 3]).unwrap().is_certain());
+        assert_eq!(Ratio::of(&[]), None);
+        assert!(!Ratio::of(&[(2.0, 1.0); 3]).unwrap().is_certain());
     }
 }

@@ -7,6 +7,7 @@ use std::path::PathBuf;
 use crate::chart::{self, Work};
 use crate::place::{Place, root};
 use crate::process::run;
+use crate::ratios::Ratio;
 
 const HEADER: &str = "date,commit,machine,bench,target,log,fill,metric,value,unit,rounds,spread";
 
@@ -15,11 +16,11 @@ const HEADER: &str = "date,commit,machine,bench,target,log,fill,metric,value,uni
 pub struct Subject {
     /// The question and the pattern: `side-by-side/randread-4k-qd1`.
     pub bench: String,
-    /// `parallax`, `qsd-raw`, `qsd-qcow2`.
+    /// As [`Target::name`](crate::target::Target::name).
     pub target: String,
     /// Size of the log, `-` without one.
     pub log: String,
-    /// What the blocks held before: `overwrite`, `first-write`, `-`.
+    /// What the blocks held before ([`Fill::name`](crate::target::Fill::name)), `-` for what has none.
     pub fill: String,
 }
 
@@ -52,14 +53,20 @@ impl Sheet {
         Ok(Sheet { date, commit, machine: place.machine.clone(), path })
     }
 
+    /// A sheet that is only printed.
+    #[must_use]
+    pub fn printing(place: &Place) -> Sheet {
+        Sheet { date: String::new(), commit: String::new(), machine: place.machine.clone(), path: None }
+    }
+
     /// Draw `works` beside the rows: `DATE-MACHINE-NAME.svg`. Nothing when rows are only printed.
     ///
     /// # Errors
     /// When the file cannot be written.
-    pub fn chart(&self, name: &str, reference: &str, works: &[Work]) -> io::Result<()> {
+    pub fn chart(&self, name: &str, works: &[Work]) -> io::Result<()> {
         let Some(rows) = &self.path else { return Ok(()) };
         let title = format!("{name}, {} {}, {}", self.date, self.commit, self.machine);
-        chart::write(&rows.with_extension("").with_extension(format!("{name}.svg")), &title, reference, works)
+        chart::write(&rows.with_extension("").with_extension(format!("{name}.svg")), &title, works)
     }
 
     /// Append the median of `values`, one per round, and print it.
@@ -67,9 +74,29 @@ impl Sheet {
     /// # Errors
     /// When the file cannot be written.
     pub fn row(&self, subject: &Subject, metric: &str, unit: &str, values: &[f64]) -> io::Result<()> {
-        let (middle, spread) = (median(values), spread_percent(values));
+        let spread = spread_percent(values);
+        self.write(subject, (metric, unit), median(values), values.len(), &format!("{spread:.1}%"))
+    }
+
+    /// Append how a target compares with another, and print it; the spread is the interval.
+    ///
+    /// # Errors
+    /// When the file cannot be written.
+    pub fn ratio(&self, subject: &Subject, metric: &str, ratio: &Ratio) -> io::Result<()> {
+        let interval = format!("{:.2}..{:.2}", ratio.low, ratio.high);
+        self.write(subject, (metric, "x"), ratio.middle, ratio.pairs, &interval)
+    }
+
+    fn write(
+        &self,
+        subject: &Subject,
+        (metric, unit): (&str, &str),
+        value: f64,
+        rounds: usize,
+        spread: &str,
+    ) -> io::Result<()> {
         let Subject { bench, target, log, fill } = subject;
-        println!("{bench:38} {target:10} {fill:11} {metric:12} {middle:12.1} {unit:7} +-{spread:.0} %");
+        println!("{bench:38} {target:13} {fill:11} {metric:24} {value:12.2} {unit:7} {spread}");
         let Some(path) = &self.path else { return Ok(()) };
         let new = !path.exists();
         let mut file = fs::OpenOptions::new().create(true).append(true).open(path)?;
@@ -77,10 +104,9 @@ impl Sheet {
             writeln!(file, "{HEADER}")?;
         }
         let (date, commit, machine) = (&self.date, &self.commit, &self.machine);
-        let rounds = values.len();
         writeln!(
             file,
-            "{date},{commit},{machine},{bench},{target},{log},{fill},{metric},{middle:.2},{unit},{rounds},{spread:.1}%"
+            "{date},{commit},{machine},{bench},{target},{log},{fill},{metric},{value:.2},{unit},{rounds},{spread}"
         )
     }
 }

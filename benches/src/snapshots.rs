@@ -3,9 +3,8 @@
 use std::io;
 use std::time::{Duration, Instant};
 
-use serde_json::json;
+use qemu_harness::control::Control;
 
-use crate::control::Control;
 use crate::histogram::Histogram;
 
 /// Take one snapshot of `vdi`; the time from asking to the answer, nanoseconds.
@@ -13,9 +12,8 @@ use crate::histogram::Histogram;
 /// # Errors
 /// Whatever the daemon answers.
 pub fn take(control: &mut Control, vdi: &str) -> io::Result<u64> {
-    let start = Instant::now();
-    control.ask("POST", &format!("/vdis/{vdi}/snapshots"), Some(&json!({})))?;
-    Ok(start.elapsed().as_nanos() as u64)
+    let (_, took) = control.snapshot(vdi).map_err(io::Error::other)?;
+    Ok(took.as_nanos() as u64)
 }
 
 /// Take a snapshot at each tick of `every` for `duration`. A tick that passes while one is taken is not made up

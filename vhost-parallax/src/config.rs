@@ -59,6 +59,9 @@ pub struct Typed {
     /// For benches: answer every request of every disk at once, and do nothing
     #[arg(long, hide = true)]
     pub test_null_disks: bool,
+    /// For benches: neither write nor read data in the store; what was written reads as zeros
+    #[arg(long, hide = true)]
+    pub test_null_store: bool,
     /// Reserved for QEMU's back-end conventions
     #[arg(long, value_name = "PATH", hide = true)]
     pub socket_path: Option<PathBuf>,
@@ -140,6 +143,8 @@ pub struct Config {
     pub late_checkpoints: bool,
     /// For benches: requests are answered and not carried out.
     pub null_disks: bool,
+    /// For benches: the store keeps no data.
+    pub null_store: bool,
 }
 
 /// Where the process runs: what defaults depend on.
@@ -188,6 +193,7 @@ impl Typed {
             reorder_seed: self.test_reorder_completions,
             late_checkpoints: self.test_late_checkpoints,
             null_disks: self.test_null_disks,
+            null_store: self.test_null_store,
         })
     }
 }

@@ -9,8 +9,10 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
+use crate::block_device::BlockDevice;
 use crate::disk::Disk;
 use crate::load::{Load, Order, Report};
+use crate::numbers::Numbers;
 use crate::place::root;
 use crate::process::Daemon;
 
@@ -23,8 +25,12 @@ pub enum Fill {
     InOrder,
     /// Data of the disk's own, each block overwritten at random since it was written in order.
     Scattered,
+    /// The same, and then nobody asked for anything until the daemon had nothing left to do.
+    Tidied,
     /// Data of the disk's own, whatever was done to it.
     Overwrite,
+    /// Whatever it was left with.
+    AsIs,
     /// Data of the disk's own, and a snapshot was taken since.
     Snapshot,
     /// Data of the disk that this one was cloned from.
@@ -39,14 +45,15 @@ impl Fill {
             Fill::FirstWrite => "first-write",
             Fill::InOrder => "in-order",
             Fill::Scattered => "scattered",
-            Fill::Overwrite => "overwrite",
+            Fill::Tidied => "tidied",
+            Fill::Overwrite | Fill::AsIs => "overwrite",
             Fill::Snapshot => "snapshot",
             Fill::Clone => "clone",
         }
     }
 }
 
-/// A running daemon with a disk.
+/// Something that has a disk to measure.
 pub trait Target {
     /// For rows: `parallax`, `qsd-raw`, `qsd-qcow2` and so on.
     fn name(&self) -> &str;
@@ -54,96 +61,78 @@ pub trait Target {
     fn log(&self) -> String {
         "-".into()
     }
-    /// Where the disk is served.
-    fn socket(&self) -> &Path;
-    /// The process.
-    fn daemon(&self) -> &Daemon;
-    /// Serve a disk that is filled so; false when the target has no such thing. No front end is connected.
+    /// The process; None for what only works while it is measured.
+    fn daemon(&self) -> Option<&Daemon>;
+    /// Have a disk that is filled so; false when the target has no such thing. No front end is connected.
     ///
     /// # Errors
     /// Whatever the daemon answers.
     fn prepare(&mut self, fill: Fill) -> io::Result<bool>;
-}
-
-/// A report with the daemon's CPU time per I/O.
-#[derive(Clone, Debug)]
-pub struct Measured {
-    /// What the client saw.
-    pub report: Report,
-    /// CPU time of the daemon per read or write, microseconds.
-    pub cpu_us_per_io: f64,
-}
-
-/// Write a disk of `size_bytes` as `fill` says, which is of the disk's own data; `full` if it was written before.
-fn write_own(target: &dyn Target, size_bytes: u64, fill: Fill, full: bool) -> io::Result<()> {
-    if !full || fill == Fill::InOrder {
-        measure(target, &Load::fill(size_bytes))?;
+    /// Do now what was put off of the work that guests asked for.
+    ///
+    /// # Errors
+    /// Whatever the daemon answers.
+    fn settle(&mut self) -> io::Result<()> {
+        Ok(())
     }
-    if fill == Fill::Scattered {
-        let all = Load::random(0, 32, size_bytes, Duration::from_secs(600));
-        measure(target, &Load { order: Order::Once, ..all })?;
-    }
-    Ok(())
+    /// Do `load`; None for loads that it cannot do. `device` is the one below its files.
+    ///
+    /// # Errors
+    /// As [`crate::load::run`].
+    fn measure(&mut self, load: &Load, device: Option<&BlockDevice>) -> io::Result<Option<Numbers>>;
 }
 
-/// The numbers of a round.
-#[derive(Clone, Copy, Debug)]
-pub struct Numbers {
-    /// Reads and writes per second.
-    pub iops: f64,
-    /// 10^6 bytes per second.
-    pub mbps: f64,
-    /// Latency that half of all were faster than, microseconds.
-    pub p50_us: f64,
-    /// That 99 % were faster than.
-    pub p99_us: f64,
-    /// That 99.9 % were faster than.
-    pub p999_us: f64,
-    /// CPU time per read or write, microseconds.
-    pub cpu_us_per_io: f64,
-}
-
-impl From<&Measured> for Numbers {
-    fn from(m: &Measured) -> Numbers {
-        let quantile_us = |q: f64| m.report.latency.quantile_ns(q) as f64 / 1e3;
-        Numbers {
-            iops: m.report.iops(),
-            mbps: m.report.mbps(),
-            p50_us: quantile_us(0.5),
-            p99_us: quantile_us(0.99),
-            p999_us: quantile_us(0.999),
-            cpu_us_per_io: m.cpu_us_per_io,
-        }
-    }
-}
-
-/// Connect to `target`, run `load`, and disconnect.
+/// Do `load` on the disk at `socket`, and then what `settle` does; what both cost `daemon` is the load's.
 ///
 /// # Errors
 /// As [`crate::load::run`].
-pub fn measure(target: &dyn Target, load: &Load) -> io::Result<Measured> {
-    measure_at(target.socket(), target.daemon(), load)
-        .map_err(|e| io::Error::new(e.kind(), format!("{}: {e}", target.name())))
-}
-
-/// [`measure`], for a daemon with more than one disk.
-///
-/// # Errors
-/// As [`crate::load::run`].
-pub fn measure_at(socket: &Path, daemon: &Daemon, load: &Load) -> io::Result<Measured> {
-    let memory_bytes = (load.depth * load.block_bytes).next_multiple_of(1 << 20);
-    let mut disk = Disk::connect_within(socket, 1, memory_bytes, Duration::from_secs(10))?;
-    let before = daemon.cpu_ns();
+pub fn measure_at(
+    socket: &Path,
+    daemon: &Daemon,
+    load: &Load,
+    device: Option<&BlockDevice>,
+    settle: impl FnOnce() -> io::Result<()>,
+) -> io::Result<Numbers> {
+    let mut disk = connect(socket, load)?;
+    let before = (daemon.usage()?, device.map(BlockDevice::requests).transpose()?);
     let report = crate::load::run(&mut disk, load, &AtomicBool::new(false))?;
-    let cpu_ns = daemon.cpu_ns().saturating_sub(before);
-    let cpu_us_per_io = cpu_ns as f64 / 1e3 / report.ios.max(1) as f64;
-    Ok(Measured { report, cpu_us_per_io })
+    drop(disk);
+    settle()?;
+    let after = (daemon.usage()?, device.map(BlockDevice::requests).transpose()?);
+    Ok(Numbers::of(&report, before, after))
 }
 
-/// One of our programs, from the folder `bins`, else from `PARALLAX_BIN_DIR`, else as `make bench` builds it.
+/// [`crate::load::run`] without a look at anything but the load.
+///
+/// # Errors
+/// As [`crate::load::run`].
+pub fn run_at(socket: &Path, load: &Load) -> io::Result<Report> {
+    crate::load::run(&mut connect(socket, load)?, load, &AtomicBool::new(false))
+}
+
+fn connect(socket: &Path, load: &Load) -> io::Result<Disk> {
+    let memory_bytes = (load.depth * load.block_bytes).next_multiple_of(1 << 20);
+    Disk::connect_within(socket, load.queues, memory_bytes, Duration::from_secs(10))
+}
+
+/// Write the disk of `size_bytes` at `socket` as `fill` says, which is of the disk's own data; `full` if it was written before.
+/// What was written is stable when this returns.
+fn write_own(socket: &Path, size_bytes: u64, fill: Fill, full: bool) -> io::Result<()> {
+    if !full || fill == Fill::InOrder {
+        run_at(socket, &Load::fill(size_bytes))?;
+    }
+    if matches!(fill, Fill::Scattered | Fill::Tidied) {
+        let all = Load::random(0, 32, size_bytes, Duration::ZERO);
+        run_at(socket, &Load { order: Order::Once, ..all })?;
+    }
+    let mut disk = connect(socket, &Load::random(0, 1, size_bytes, Duration::ZERO))?;
+    disk.queues[0].flush(0);
+    disk.queues[0].wait().map(drop)
+}
+
+/// One of our programs, from the folder `bins`, else as `make bench` builds it.
 fn binary(bins: Option<&Path>, name: &str) -> io::Result<PathBuf> {
-    let chosen = bins.map(Path::to_owned).or_else(|| std::env::var_os("PARALLAX_BIN_DIR").map(PathBuf::from));
-    let path = chosen.unwrap_or_else(|| root().join("target/release")).join(name);
+    let path = bins.map_or_else(|| root().join("target/release"), Path::to_owned).join(name);
     if path.exists() {
         return Ok(path);
     }

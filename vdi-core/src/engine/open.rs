@@ -55,6 +55,9 @@ impl Engine {
         let started = env.clock.now_ns();
         // What was just read may sit in a volatile cache: nothing is trimmed or reused before this.
         store.flush().await?;
+        if options.null_store {
+            store.keep_no_data();
+        }
         let mut scan = find_log(&env, &store, &log, options.discard_log).await?;
         let records = countable(&store, &mut scan).await?;
         let found = scan.segments().len() as u64;

@@ -35,6 +35,8 @@ pub struct EngineOptions {
     pub checkpoint_age_ns: u64,
     /// For tests, with a log of 1 GiB or more: no checkpoint before it is nearly full, unless asked for.
     pub late_checkpoints: bool,
+    /// For benches: see [`Store::keep_no_data`].
+    pub null_store: bool,
     /// Give up a log that is missing, damaged or not the store's, with all it holds. A sound one is used as ever.
     pub discard_log: bool,
 }
@@ -49,6 +51,7 @@ impl Default for EngineOptions {
             rewrite_blocks_min: 16,
             checkpoint_age_ns: 10_000_000_000,
             late_checkpoints: false,
+            null_store: false,
             discard_log: false,
         }
     }

@@ -29,7 +29,7 @@ use std::cell::{Cell, RefCell};
 use std::collections::BTreeSet;
 use std::rc::Rc;
 
-use crate::buffer::{AlignedBuf, IoBufs};
+use crate::buffer::{AlignedBuf, GuestBufs, IoBuf, IoBufs};
 use crate::device::DeviceHandle;
 use crate::error::{Error, ErrorKind, Result};
 use crate::executor::TaskLock;
@@ -104,6 +104,8 @@ struct Inner {
     warnings: RefCell<Vec<Error>>,
     /// The first flush that failed.
     failed: RefCell<Option<Error>>,
+    /// Data are zeros, whatever was written.
+    keeps_no_data: Cell<bool>,
 }
 
 struct Catalogue {
@@ -187,13 +189,37 @@ impl Store {
     /// Read `blocks` blocks. Contents are the caller's to verify.
     pub async fn read_blocks(&self, addr: BlockAddr, blocks: u32) -> Result<AlignedBuf> {
         let offset = self.offset_bytes(addr, blocks)?;
+        if self.is_null(addr) {
+            return Ok(AlignedBuf::zeroed(blocks as usize * BLOCK_SIZE));
+        }
         self.0.device.read(offset, blocks as usize * BLOCK_SIZE).await
+    }
+    /// Read whole blocks at `addr` into the memory of a guest, which may have changed them when this returns.
+    pub async fn read_blocks_into(&self, addr: BlockAddr, part: &GuestBufs) -> Result<()> {
+        let offset = self.offset_bytes(addr, (part.len() / BLOCK_SIZE) as u32)?;
+        if self.is_null(addr) {
+            part.fill_zero();
+            return Ok(());
+        }
+        let bufs: IoBufs = part.slices().iter().cloned().map(IoBuf::Guest).collect();
+        self.0.device.read_bufs(offset, bufs).await.0
+    }
+    /// For benches: from now on data are neither written nor read, only nodes. Whatever was written reads as zeros, which is
+    /// damage unless it was zeros.
+    pub fn keep_no_data(&self) {
+        self.0.keeps_no_data.set(true);
+    }
+    fn is_null(&self, addr: BlockAddr) -> bool {
+        self.0.keeps_no_data.get() && self.kind_at(addr) == ExtentKind::Data
     }
     /// Write whole blocks at `addr`; not durable before a flush.
     pub async fn write_blocks(&self, addr: BlockAddr, bufs: IoBufs) -> Result<()> {
         let bytes: usize = bufs.iter().map(crate::buffer::IoBuf::len).sum();
         assert!(bytes > 0 && bytes.is_multiple_of(BLOCK_SIZE), "{bytes} bytes are not whole blocks");
         let offset = self.offset_bytes(addr, (bytes / BLOCK_SIZE) as u32)?;
+        if self.is_null(addr) {
+            return Ok(());
+        }
         self.0.device.write_bufs(offset, bufs).await
     }
     /// No flush succeeds any more: one failed, here or in another shard.

@@ -133,6 +133,7 @@ impl Store {
             space: RefCell::new(Space::new(free_extents, usable)),
             warnings: RefCell::new(warnings),
             failed: RefCell::default(),
+            keeps_no_data: Cell::default(),
         }));
         for (number, entry) in store.extents_of(slot) {
             let (regions, generations) = store.load_extent(number, &entry).await?;

@@ -168,7 +168,7 @@ impl Store {
         let metadata = released.runs().filter(move |run| store.kind_at(run.start) == ExtentKind::Metadata);
         metadata.flat_map(|run| (0..u64::from(run.blocks)).map(move |i| run.start.plus(i)))
     }
-    fn kind_at(&self, addr: BlockAddr) -> ExtentKind {
+    pub(super) fn kind_at(&self, addr: BlockAddr) -> ExtentKind {
         self.0.catalogue.borrow().entries[self.geometry().extent(addr).0 as usize].kind
     }
     /// Return blocks that nothing names and nobody is writing: what a restart found unreachable before anything reads or

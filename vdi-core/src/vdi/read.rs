@@ -6,7 +6,7 @@ use smallvec::SmallVec;
 use super::content::{Content, Staged};
 use super::overlay::Piece;
 use super::{Vdi, blocks_of};
-use crate::buffer::{AlignedBuf, GuestBufs, HostMemory, IoBuf, IoBufs, crc32c};
+use crate::buffer::{AlignedBuf, GuestBufs, HostMemory, crc32c};
 use crate::error::{Error, Result};
 use crate::executor::{LocalFuture, join_all};
 use crate::sabotage::{Bug, seeded_bug};
@@ -128,15 +128,13 @@ impl Vdi {
     /// Read adjacent blocks of the store into guest memory and check them.
     async fn read_run(&self, at: u64, addr: BlockAddr, crcs: &[u32], part: &GuestBufs) -> Result<()> {
         let store = &self.0.shared.store;
-        let offset = store.offset_bytes(addr, crcs.len() as u32)?;
         let align = store.device().info().align_bytes as usize;
         let direct = part
             .slices()
             .iter()
             .all(|s| (s.as_ptr() as usize).is_multiple_of(align) && s.len().is_multiple_of(align));
         if direct {
-            let bufs: IoBufs = part.slices().iter().cloned().map(IoBuf::Guest).collect();
-            store.device().read_bufs(offset, bufs).await.0?;
+            store.read_blocks_into(addr, part).await?;
             let mut block = [0; BLOCK_SIZE];
             let good = crcs.iter().enumerate().all(|(i, crc)| {
                 part.copy_out(i * BLOCK_SIZE, &mut block);
@@ -147,7 +145,7 @@ impl Vdi {
             }
             // The guest may have scribbled on its own buffer: only private memory can convict the disk.
         }
-        let data = store.device().read(offset, part.len()).await?;
+        let data = store.read_blocks(addr, crcs.len() as u32).await?;
         for (i, block) in data.chunks_exact(BLOCK_SIZE).enumerate() {
             verify(block, crcs[i], || {
                 format!("virtual block {} of VDI '{}' at {}", at + i as u64, self.name(), addr.plus(i as u64))

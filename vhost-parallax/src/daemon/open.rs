@@ -111,6 +111,7 @@ fn engine_options(config: &Config) -> EngineOptions {
     EngineOptions {
         discard_log: config.discard_log,
         late_checkpoints: config.late_checkpoints,
+        null_store: config.null_store,
         cache_bytes: all.cache_bytes / shards,
         staging_bytes: all.staging_bytes / shards,
         ..all
