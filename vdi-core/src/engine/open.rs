@@ -239,6 +239,7 @@ fn shared_by_vdis(env: &Env, store: Store, log: Log, options: &EngineOptions) ->
         out_of_line_bytes: options.out_of_line_bytes,
         placing: crate::vdi::placing::Placing::default(),
         asked: Cell::new(0),
+        under_way: Cell::new(0),
         placed_written: Cell::new(0),
         placed_flushed: Cell::new(0),
         store,

@@ -31,6 +31,8 @@ pub struct EngineOptions {
     pub tidy_when_idle: bool,
     /// Fewest blocks in a row that are put in order.
     pub rewrite_blocks_min: u32,
+    /// Most blocks that are put in order between two checkpoints: 64 MiB.
+    pub rewrite_blocks_max: u64,
     /// Oldest that something may be before it is checkpointed, ns.
     pub checkpoint_age_ns: u64,
     /// For tests, with a log of 1 GiB or more: no checkpoint before it is nearly full, unless asked for.
@@ -49,6 +51,7 @@ impl Default for EngineOptions {
             out_of_line_bytes: 64 << 10,
             tidy_when_idle: true,
             rewrite_blocks_min: 16,
+            rewrite_blocks_max: 16_384,
             checkpoint_age_ns: 10_000_000_000,
             late_checkpoints: false,
             null_store: false,

@@ -1,9 +1,14 @@
-//! Idle work, while no guest asks for anything: what lies scattered after random writes is written again in order, and regions that
-//! are nearly empty are emptied where free space is in pieces. Blocks of a disk that no snapshot shares; the rest would cost
-//! space, and others name them.
+//! Idle work, while no guest asks for anything: what lies scattered after random writes is written again in order; and where free
+//! space is in pieces, regions that are nearly empty are emptied instead. Blocks of a disk that no snapshot shares; the rest would
+//! cost space, and others name them.
 //!
-//! Bounds: 1 MiB at a time and a pause after it; [`UNCHECKPOINTED_BLOCKS_MAX`] between two checkpoints, since what is
-//! replaced is free only after one; a disk that did not change since it was last gone through is left alone.
+//! Leaves are looked at that changed since the last look, and all of a disk after it was opened, or while free space is in pieces
+//! and much was freed since the last time.
+//!
+//! Bounds: 1 MiB at a time and a pause after it, and after [`LEAVES_PER_SLICE`] leaves; [`EngineOptions::rewrite_blocks_max`] between two
+//! checkpoints, since what is replaced is free only after one. What cannot be put in order is left alone until it changes.
+//!
+//! [`EngineOptions::rewrite_blocks_max`]: super::EngineOptions::rewrite_blocks_max
 
 use std::collections::BTreeMap;
 
@@ -11,81 +16,89 @@ use super::Engine;
 use crate::error::Result;
 use crate::executor::{TaskLock, yield_now};
 use crate::limits::NODE_ENTRIES;
-use crate::tree::lookup::{Leaf, leaf};
+use crate::store::ExtentKind;
+use crate::tree::lookup::{Leaf, leaf_since};
 use crate::tree::{Entry, Node};
-use crate::units::{Epoch, VdiId, VdiSeq, VirtualBlock};
+use crate::units::{Epoch, VdiId, VirtualBlock};
 use crate::vdi::Vdi;
 use crate::vdi::rewrite::{REWRITE_BLOCKS_MAX, Rewritten, Scattered};
+use crate::vdi::touched::Touched;
 
 /// Runs of this length are long: a range that has no more of them than it has so many blocks lies in order.
 const LONG_RUN_BLOCKS: u32 = 64;
-/// Blocks rewritten between two checkpoints at most: 64 MiB.
-const UNCHECKPOINTED_BLOCKS_MAX: u64 = 16_384;
 /// Ranges written again at once at most.
 const TOGETHER_MAX: usize = 32;
 /// Guests that asked for nothing for so long are idle, ns.
 const IDLE_NS: u64 = 500_000_000;
-/// Pause after each group, of a MiB at most, ns.
+/// Pause after each group, of a MiB at most, and after [`LEAVES_PER_SLICE`] leaves, ns.
 const PAUSE_NS: u64 = 4_000_000;
-
-/// Ranges of a disk for which the store had no long runs: after so many a pass gives it up.
-const SHORT_RUNS_MAX: usize = 8;
+/// Leaves looked at between two pauses.
+const LEAVES_PER_SLICE: u32 = 64;
+/// Ranges of a disk for which the store had no long runs: after so many it is left alone until it changes.
+const SHORT_RUNS_MAX: u32 = 8;
+/// All leaves are looked at again for sparse regions when so much was freed since, as a share of the data blocks of this shard.
+const FREED_SHARE: u64 = 16;
 
 /// What was done.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct Tidied {
-    /// Blocks that lie in order now.
+    /// Blocks rewritten: they lie in order now, or elsewhere than in a region with little in it.
     pub blocks: u64,
-    /// All disks were gone through to the end.
+    /// Nothing is left to do, for now.
     pub complete: bool,
 }
 
 /// How far the idle work is.
 #[derive(Default)]
 pub(super) struct Tidying {
-    /// Disks that lie in order, as of this record of theirs.
-    in_order: BTreeMap<VdiId, VdiSeq>,
-    /// The disk that has its turn.
-    under_way: Option<(VdiId, Passage)>,
+    /// Leaves of each disk that are still to be looked at.
+    left: BTreeMap<VdiId, Touched>,
+    /// The disk that was broken off.
+    next: VdiId,
     /// Held by who is at it.
     turn: TaskLock,
     /// Blocks rewritten since the last checkpoint for their sake, and in all.
     blocks: u64,
     total_blocks: u64,
+    /// Blocks freed when all leaves were last looked at for sparse regions.
+    swept_at: Option<u64>,
 }
 
-/// How far a disk was gone through.
-#[derive(Clone, Copy)]
-struct Passage {
-    /// Where to go on.
-    at: VirtualBlock,
-    /// The disk's last record, if nobody else wrote since.
-    seq: VdiSeq,
-    /// At the beginning all of it was in the tree, and nothing was left out since.
-    whole: bool,
-    short_runs: usize,
+/// How it goes with one disk.
+#[derive(Clone, Copy, Default)]
+struct Progress {
+    leaves: u32,
+    short_runs: u32,
 }
 
 impl Engine {
     /// The background task.
     pub(super) async fn tidy_for_ever(self) {
         let executor = &self.0.env.executor;
-        let asked = || self.0.shared.asked.get();
         loop {
             // Only checkpoints make anything that could be put in order.
             self.0.shared.pressure.ended.wait().await;
             loop {
-                let before = asked();
+                let before = self.0.shared.asked.get();
                 executor.sleep(IDLE_NS).await;
                 if self.0.closing.get() {
                     return;
                 }
-                let idle = || asked() == before && !self.0.closing.get();
+                let idle = || self.is_idle_since(before);
                 if idle() && self.tidy_while(idle, PAUSE_NS).await.complete {
                     break;
                 }
             }
         }
+    }
+    /// No guest has asked for anything since `asked` was so much, and none waits for an answer, or for a checkpoint.
+    fn is_idle_since(&self, asked: u64) -> bool {
+        let shared = &self.0.shared;
+        shared.asked.get() == asked
+            && shared.under_way.get() == 0
+            && shared.log.stats().waiting == 0
+            && !shared.pressure.running.get()
+            && !self.0.closing.get()
     }
     /// Put everything in order that can be, at once. A failure is told to whoever reads or writes there, and the rest is
     /// put in order all the same.
@@ -109,153 +122,172 @@ impl Engine {
     async fn tidy_while(&self, may_go_on: impl Fn() -> bool, pause_ns: u64) -> Tidied {
         let turn = self.0.tidying.borrow().turn.clone();
         let _turn = turn.lock().await;
+        self.sweep_when_due();
         let mut tidied = Tidied::default();
-        let mut left = self.disks_to_tidy();
-        while may_go_on() {
-            let Some((vdi, passage)) = left.pop() else {
-                tidied.complete = true;
-                break;
-            };
-            // Else it is at its end, or damaged, or gone.
-            if let Ok(Some(passage)) =
-                self.tidy_disk(&vdi, passage, &may_go_on, pause_ns, &mut tidied.blocks).await
-            {
-                self.0.tidying.borrow_mut().under_way = Some((vdi.id(), passage));
+        for vdi in self.disks_in_turn() {
+            let mut left = self.0.tidying.borrow_mut().left.remove(&vdi.id()).unwrap_or_default();
+            if left.first().is_none() {
+                left = vdi.take_touched();
+            }
+            // What fails is heard of by whoever reads or writes there.
+            let _ = self.tidy_disk(&vdi, &mut left, &may_go_on, pause_ns, &mut tidied.blocks).await;
+            if left.first().is_some() {
+                let mut tidying = self.0.tidying.borrow_mut();
+                tidying.next = vdi.id();
+                tidying.left.insert(vdi.id(), left);
+            }
+            if !may_go_on() {
+                return tidied;
             }
         }
+        tidied.complete = true;
         tidied
     }
-    /// The disks that are not known to lie in order, and how far each is. The last one comes first.
-    fn disks_to_tidy(&self) -> Vec<(Vdi, Passage)> {
+    /// While free space is in pieces, what is nearly empty may be anywhere.
+    fn sweep_when_due(&self) {
+        let store = self.store();
+        if !store.lacks_empty_regions() {
+            return;
+        }
+        let freed = self.0.stats.get().freed_blocks;
+        let share = store.owned_blocks(ExtentKind::Data) / FREED_SHARE;
+        let mut tidying = self.0.tidying.borrow_mut();
+        if tidying.swept_at.is_none_or(|at| freed >= at + share) {
+            tidying.swept_at = Some(freed);
+            self.0.vdis.borrow().values().for_each(Vdi::touch_all);
+        }
+    }
+    /// All disks that can be written to, the one that was broken off first.
+    fn disks_in_turn(&self) -> Vec<Vdi> {
         let vdis = self.0.vdis.borrow();
         let mut tidying = self.0.tidying.borrow_mut();
-        tidying.in_order.retain(|id, _| vdis.contains_key(id));
-        let under_way = tidying.under_way.take();
-        let first = under_way.map_or(VdiId::default(), |(id, _)| id);
-        let in_turn = vdis.range(first..).chain(vdis.range(..first));
-        let wanted =
-            in_turn.filter(|(id, v)| tidying.in_order.get(id) != Some(&v.seq()) && v.held().is_none());
-        let mut all: Vec<(Vdi, Passage)> = wanted
-            .map(|(id, v)| {
-                (v.clone(), under_way.filter(|(u, _)| u == id).map_or_else(|| Passage::of(v), |(_, p)| p))
-            })
-            .collect();
-        all.reverse();
-        all
+        tidying.left.retain(|id, _| vdis.contains_key(id));
+        let in_turn = vdis.range(tidying.next..).chain(vdis.range(..tidying.next));
+        in_turn.map(|(_, v)| v.clone()).filter(|v| v.held().is_none()).collect()
     }
-    /// Returns where it was broken off, None at the end.
+    /// Look at what is `left` of a disk, which says afterwards what still is.
     async fn tidy_disk(
         &self,
         vdi: &Vdi,
-        passage: Passage,
+        left: &mut Touched,
         may_go_on: impl Fn() -> bool,
         pause_ns: u64,
         done: &mut u64,
-    ) -> Result<Option<Passage>> {
-        let shared = &self.0.shared;
-        let mut p = passage;
-        p.whole &= vdi.seq() == p.seq;
-        while p.at.0 < vdi.root().capacity_blocks() {
-            if !may_go_on() {
-                return Ok(Some(p));
+    ) -> Result<()> {
+        let mut progress = Progress::default();
+        while let Some(number) = left.first() {
+            let at = VirtualBlock(number * NODE_ENTRIES as u64);
+            if at.0 >= vdi.root().capacity_blocks() {
+                *left = Touched::default();
+                break;
             }
-            let Some(own_since) = vdi.own_since() else { return Ok(None) };
+            // A snapshot that is not checkpointed yet will be: then.
+            let Some(own_since) = vdi.own_since().filter(|_| may_go_on()) else { break };
             let epoch = vdi.epoch();
-            let node = {
-                let _pin = shared.store.read_pin();
-                leaf(&shared.cache, &vdi.root(), p.at).await?
+            let found = {
+                let _pin = self.store().read_pin();
+                leaf_since(&self.0.shared.cache, &vdi.root(), at, own_since).await
             };
-            let node = match node {
-                Leaf::Here(node) => node,
-                Leaf::AbsentUntil(next) => {
-                    p.at = next;
+            progress.leaves += 1;
+            if progress.leaves.is_multiple_of(LEAVES_PER_SLICE) {
+                self.pause(pause_ns).await;
+            }
+            let node = match found {
+                Ok(Leaf::Here(node)) => node,
+                Ok(Leaf::AbsentUntil(next)) => {
+                    left.done_before(next.0 / NODE_ENTRIES as u64);
                     continue;
                 }
+                Err(e) => {
+                    left.done_before(number + 1);
+                    return Err(e);
+                }
             };
-            for some in in_groups(self.found_in(&node, p.at, own_since, epoch)) {
+            for some in in_groups(self.found_in(&node, at, own_since, epoch)) {
                 if !may_go_on() {
-                    return Ok(Some(p));
+                    return Ok(());
                 }
-                let mut blocks = 0;
-                for (scattered, result) in some.iter().zip(vdi.rewrite(&some).await) {
-                    match result? {
-                        Rewritten::InOrder => {
-                            blocks += scattered.blocks;
-                            p.seq = VdiSeq(p.seq.0 + 1);
-                        }
-                        Rewritten::Overtaken => p.whole = false,
-                        Rewritten::ShortRuns => {
-                            p.whole = false;
-                            p.short_runs += 1;
-                        }
-                        Rewritten::NoRoom => return Ok(None),
-                    }
+                if !self.rewrite(vdi, number, &some, &mut progress, done).await? {
+                    return Ok(());
                 }
-                *done += u64::from(blocks);
-                self.checkpoint_what_was_rewritten(blocks).await?;
-                if p.short_runs > SHORT_RUNS_MAX {
-                    return Ok(None);
+                if progress.short_runs > SHORT_RUNS_MAX {
+                    *left = Touched::default();
+                    return Ok(());
                 }
-                if pause_ns > 0 {
-                    self.0.env.executor.sleep(pause_ns).await;
-                }
+                self.pause(pause_ns).await;
             }
-            p.at = VirtualBlock(p.at.0 + NODE_ENTRIES as u64);
-            yield_now().await;
+            left.done_before(number + 1);
         }
-        if p.whole && vdi.seq() == p.seq {
-            self.0.tidying.borrow_mut().in_order.insert(vdi.id(), p.seq);
-        }
-        Ok(None)
+        Ok(())
     }
-    async fn checkpoint_what_was_rewritten(&self, blocks: u32) -> Result<()> {
+    async fn pause(&self, pause_ns: u64) {
+        match pause_ns {
+            0 => yield_now().await,
+            ns => self.0.env.executor.sleep(ns).await,
+        }
+    }
+    /// Write `some` of leaf `number` again; false when guests need what is free.
+    async fn rewrite(
+        &self,
+        vdi: &Vdi,
+        number: u64,
+        some: &[Scattered],
+        progress: &mut Progress,
+        done: &mut u64,
+    ) -> Result<bool> {
+        let mut blocks = 0;
+        for (scattered, result) in some.iter().zip(vdi.rewrite(some).await) {
+            match result {
+                Ok(Rewritten::InOrder) => blocks += u64::from(scattered.blocks),
+                Ok(Rewritten::Overtaken) => vdi.touch([number]),
+                Ok(Rewritten::ShortRuns) => progress.short_runs += 1,
+                Ok(Rewritten::NoRoom) => return Ok(false),
+                // The others of the leaf may be sound.
+                Err(_) => {}
+            }
+        }
+        *done += blocks;
         let due = {
             let mut tidying = self.0.tidying.borrow_mut();
-            tidying.blocks += u64::from(blocks);
-            tidying.total_blocks += u64::from(blocks);
-            let due = tidying.blocks >= UNCHECKPOINTED_BLOCKS_MAX;
+            tidying.blocks += blocks;
+            tidying.total_blocks += blocks;
+            let due = tidying.blocks >= self.0.options.rewrite_blocks_max;
             if due {
                 tidying.blocks = 0;
             }
             due
         };
-        if due { self.checkpoint_round().await } else { Ok(()) }
-    }
-}
-
-impl Passage {
-    fn of(vdi: &Vdi) -> Passage {
-        let seq = vdi.seq();
-        let whole = vdi.record().applied.seq == seq;
-        Passage { at: VirtualBlock(0), seq, whole, short_runs: 0 }
+        if due {
+            self.checkpoint_round().await?;
+        }
+        Ok(true)
     }
 }
 
 impl Engine {
     /// What to put elsewhere of a leaf, `first` being its first block: ranges of [`EngineOptions::rewrite_blocks_min`] or
-    /// more blocks that lie in more runs than they need to; and, while free space is hardly anywhere in one piece, whatever lies
+    /// more blocks that lie in more runs than they need to; or, while free space is hardly anywhere in one piece, whatever lies
     /// in regions that are nearly empty. Only blocks born after `own_since`.
     ///
     /// [`EngineOptions::rewrite_blocks_min`]: super::EngineOptions::rewrite_blocks_min
     fn found_in(&self, node: &Node, first: VirtualBlock, own_since: Epoch, epoch: Epoch) -> Vec<Scattered> {
-        let own = || node.entries().filter(|(_, e)| e.birth > own_since);
+        let own = node.entries().filter(|(_, e)| e.birth > own_since);
         let scattered = |span: &Span, runs_max: u32| {
             let at = VirtualBlock(first.0 + u64::from(span.from));
             Scattered { at, blocks: span.blocks, runs_max: runs_max as usize, epoch }
         };
-        let mut out = Vec::new();
-        let mut moved = [false; NODE_ENTRIES];
-        for span in spans(own()) {
-            let runs_max = 1 + span.blocks / LONG_RUN_BLOCKS;
-            if span.blocks >= self.0.options.rewrite_blocks_min && span.runs > runs_max {
-                moved[span.from as usize..][..span.blocks as usize].fill(true);
-                out.push(scattered(&span, runs_max));
-            }
-        }
         let store = self.store();
         if store.lacks_empty_regions() {
-            let sparse = own().filter(|(i, e)| !moved[*i] && store.is_sparse(e.addr));
-            out.extend(spans(sparse).iter().map(|span| scattered(span, span.blocks)));
+            // It may lie in no more runs elsewhere.
+            let sparse = spans(own.filter(|(_, e)| store.is_sparse(e.addr)));
+            return sparse.iter().map(|span| scattered(span, span.runs)).collect();
+        }
+        let mut out = Vec::new();
+        for span in spans(own) {
+            let runs_max = 1 + span.blocks / LONG_RUN_BLOCKS;
+            if span.blocks >= self.0.options.rewrite_blocks_min && span.runs > runs_max {
+                out.push(scattered(&span, runs_max));
+            }
         }
         out
     }

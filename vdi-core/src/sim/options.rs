@@ -323,6 +323,7 @@ fn draw_engine(random: &mut Random) -> EngineOptions {
         out_of_line_bytes: *random.pick(&[1 << 13, 1 << 14, 64 << 10, 2 << 20]),
         tidy_when_idle: random.below(4) == 0,
         rewrite_blocks_min: *random.pick(&[2, 2, 16]),
+        rewrite_blocks_max: *random.pick(&[16, 256, 16_384]),
         checkpoint_age_ns: *random.pick(&[1_000_000, 1_000_000_000, 10_000_000_000]),
         ..EngineOptions::default()
     }

@@ -5,7 +5,7 @@ use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::{ExtentKind, Run};
-use crate::format::extent::{self, REGIONS_PER_SECTOR, RegionBits};
+use crate::format::extent::{self, REGIONS_PER_SECTOR, RegionBits, overhead_blocks};
 use crate::limits::REGION_BLOCKS;
 use crate::units::{BlockAddr, ExtentNumber, Generation, Geometry};
 
@@ -91,8 +91,15 @@ impl Bitmaps {
         self.index(kind).last().map_or(0, |(free, _)| *free)
     }
     /// Regions of this kind with nothing in them; `most` when there are more.
-    pub fn empty_regions(&mut self, kind: ExtentKind, most: usize) -> usize {
-        self.index(kind).iter().rev().take(most).take_while(|(free, _)| *free == REGION_BLOCKS).count()
+    pub fn empty_regions(&mut self, g: Geometry, kind: ExtentKind, most: usize) -> usize {
+        // In the first one lie header and bitmap.
+        let least = REGION_BLOCKS - overhead_blocks(g);
+        let emptiest = self.index(kind).iter().rev().take_while(|(free, _)| *free >= least);
+        let empty = emptiest.filter(|(free, Reverse(start))| {
+            let is_first = g.block(BlockAddr(*start)) == 0;
+            *free == if is_first { least } else { REGION_BLOCKS }
+        });
+        empty.take(most).count()
     }
     /// Free blocks of the region that `addr` lies in; none where it is claimed, or the extent not ours.
     pub fn free_around(&self, g: Geometry, addr: BlockAddr) -> u32 {

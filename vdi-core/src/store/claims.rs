@@ -129,8 +129,7 @@ impl Store {
             if held + new.len() >= most || when == When::Ahead && self.may_want_an_extent(kind) {
                 break;
             }
-            let longer = when == When::Longer && self.may_want_an_extent(kind);
-            match longer || self.would_rather_have_an_extent(kind) {
+            match self.would_rather_have_an_extent(kind, when) {
                 true if new.is_empty() => self.take_extent(kind).await?,
                 true => break,
                 false => {}
@@ -169,10 +168,12 @@ impl Store {
         let holes = self.0.bitmaps.borrow_mut().most_free(kind) < REGION_BLOCKS / 2;
         holes && self.0.space.borrow().has_spare_extent()
     }
-    /// While most of the store is nobody's, an extent more costs less than writes into holes.
-    fn would_rather_have_an_extent(&self, kind: ExtentKind) -> bool {
+    /// While enough of the store is nobody's, an extent more costs less than writes into holes. An extent is what it is for good: the
+    /// last ones are for those who cannot do without, be it metadata.
+    fn would_rather_have_an_extent(&self, kind: ExtentKind, when: When) -> bool {
         let catalogue = self.0.catalogue.borrow();
-        self.may_want_an_extent(kind) && catalogue.free().count() > catalogue.entries.len() / 2
+        let left = catalogue.entries.len() / if when == When::Longer { 4 } else { 2 };
+        self.may_want_an_extent(kind) && catalogue.free().count() > left
     }
     /// Write what changed in the bitmaps; freed blocks become visible on disk, claims durable with the next flush.
     pub async fn write_dirty_bitmaps(&self) -> Result<()> {
@@ -206,13 +207,18 @@ impl Store {
         self.0.space.borrow_mut().take_free(kind, u64::from(was_free));
         Ok(())
     }
+    /// Blocks of this kind in extents of this shard, used or not.
+    #[must_use]
+    pub fn owned_blocks(&self, kind: ExtentKind) -> u64 {
+        self.0.space.borrow().owned(kind)
+    }
     /// Whether free space is there, but hardly any of it in one piece.
     #[must_use]
     pub fn lacks_empty_regions(&self) -> bool {
-        let regions = self.0.space.borrow().owned(ExtentKind::Data) / u64::from(REGION_BLOCKS);
+        let regions = self.owned_blocks(ExtentKind::Data) / u64::from(REGION_BLOCKS);
         let wanted = (regions / EMPTY_SHARE).clamp(EMPTY_REGIONS_MIN, EMPTY_REGIONS_MAX) as usize;
         let spare = self.0.space.borrow().has_spare_extent();
-        !spare && self.0.bitmaps.borrow_mut().empty_regions(ExtentKind::Data, wanted) < wanted
+        !spare && self.0.bitmaps.borrow_mut().empty_regions(self.geometry(), ExtentKind::Data, wanted) < wanted
     }
     /// Whether little of the region of data that `addr` lies in is used, so that it costs little to empty it.
     #[must_use]

@@ -13,7 +13,7 @@
 
 use super::walk::{Place, Step, Walk};
 use super::writer::NodeWriter;
-use super::{Applied, Change, Entry, Node, NodeCache, NodeSource, Root, To};
+use super::{Applied, Change, Entry, Node, NodeCache, NodeSource, PastCache, Root, To};
 use crate::error::{Error, Result};
 use crate::executor::{LocalFuture, join_all, yield_now};
 use crate::format::node::{LEVEL_BITS, NodeDraft, entry_blocks};
@@ -344,16 +344,4 @@ impl Job<'_> {
 
 fn applied_twice(block: u64, addr: BlockAddr) -> Error {
     Error::corrupt("virtual block", block, format!("a change maps it to {addr}, where it already lies"))
-}
-
-/// Reads nodes that are about to go without filling the cache with them.
-struct PastCache<'a>(&'a NodeCache);
-
-impl NodeSource for PastCache<'_> {
-    async fn node(&self, link: Entry, level: u8) -> Result<Node> {
-        match self.0.cached(link, level) {
-            Some(node) => Ok(node),
-            None => self.0.read_through(link).await,
-        }
-    }
 }

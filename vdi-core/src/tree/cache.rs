@@ -161,3 +161,15 @@ impl NodeSource for NodeCache {
         Ok(node)
     }
 }
+
+/// Reads nodes that nobody else will want without filling the cache with them.
+pub(super) struct PastCache<'a>(pub &'a NodeCache);
+
+impl NodeSource for PastCache<'_> {
+    async fn node(&self, link: Entry, level: u8) -> Result<Node> {
+        match self.0.cached(link, level) {
+            Some(node) => Ok(node),
+            None => self.0.read_through(link).await,
+        }
+    }
+}

@@ -2,11 +2,11 @@
 
 use smallvec::SmallVec;
 
-use super::{Crcs, Entry, Mapping, Node, NodeCache, NodeSource, Root};
+use super::{Crcs, Entry, Mapping, Node, NodeCache, NodeSource, PastCache, Root};
 use crate::error::Result;
 use crate::format::node::{entry_blocks, entry_index};
 use crate::limits::NODE_ENTRIES;
-use crate::units::{BlockAddr, VirtualBlock};
+use crate::units::{BlockAddr, Epoch, VirtualBlock};
 
 /// Where the `blocks` blocks from `first` on lie, in order and without gaps. Blocks beyond the tree's
 /// capacity are absent. Blocks that are neighbours here and in the store share a [`Mapping`], within an
@@ -26,7 +26,7 @@ pub async fn lookup(
     let mapped_end = end.min(root.capacity_blocks());
     let mut at = first.0;
     while at < mapped_end {
-        match descend(cache, root, VirtualBlock(at)).await? {
+        match descend(cache, cache, root, VirtualBlock(at), |_| true).await? {
             Found::Leaf(leaf) => {
                 let index = entry_index(VirtualBlock(at), 0);
                 let stop = NODE_ENTRIES.min(index + (mapped_end - at) as usize);
@@ -57,13 +57,14 @@ pub enum Leaf {
     AbsentUntil(VirtualBlock),
 }
 
-/// The leaf that covers `block`, which the tree has room for.
+/// The leaf that covers `block`, which the tree has room for, if anything below it was born after `since`: nothing below an entry
+/// is younger than it. Fills no cache with leaves that nobody else asks for.
 ///
 /// # Errors
 /// As [`lookup`].
-pub async fn leaf(cache: &NodeCache, root: &Root, block: VirtualBlock) -> Result<Leaf> {
+pub async fn leaf_since(cache: &NodeCache, root: &Root, block: VirtualBlock, since: Epoch) -> Result<Leaf> {
     root.verify()?;
-    Ok(match descend(cache, root, block).await? {
+    Ok(match descend(cache, &PastCache(cache), root, block, |e| e.birth > since).await? {
         Found::Leaf(node) => Leaf::Here(node),
         Found::AbsentBelow(level) => {
             let covered = entry_blocks(level);
@@ -78,14 +79,22 @@ enum Found {
     AbsentBelow(u8),
 }
 
-async fn descend(cache: &NodeCache, root: &Root, block: VirtualBlock) -> Result<Found> {
+/// Leaves come from `leaves`; entries that are not `wanted` are taken for absent.
+async fn descend(
+    cache: &NodeCache,
+    leaves: &impl NodeSource,
+    root: &Root,
+    block: VirtualBlock,
+    wanted: impl Fn(&Entry) -> bool,
+) -> Result<Found> {
     let mut level = root.depth;
     let mut link = root.entry();
     loop {
-        let Some(entry) = link else { return Ok(Found::AbsentBelow(level)) };
+        let Some(entry) = link.filter(&wanted) else { return Ok(Found::AbsentBelow(level)) };
         level -= 1;
         let node = match cache.cached(entry, level) {
             Some(node) => node,
+            None if level == 0 => leaves.node(entry, level).await?,
             None => cache.node(entry, level).await?,
         };
         if level == 0 {

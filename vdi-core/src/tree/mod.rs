@@ -30,6 +30,7 @@ use crate::units::{BlockAddr, Epoch, VirtualBlock};
 pub use crate::format::node::{Entry, Node, Root};
 pub use apply::{apply, grow};
 pub use cache::NodeCache;
+use cache::PastCache;
 pub use lookup::lookup;
 pub use snapshots::SnapshotLog;
 pub use walk::{NodeSource, Place, Step, Walk};

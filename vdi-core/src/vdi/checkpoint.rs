@@ -91,7 +91,7 @@ impl Vdi {
         }
         let batch = inner.batch.get();
         inner.batch.set(batch + 1);
-        inner.leaves.borrow_mut().clear();
+        self.forget_paths();
         let reserved = inner.reserved.take();
         Some(Cut { batch, seq: inner.seq.get(), segment, reserved })
     }

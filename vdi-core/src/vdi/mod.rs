@@ -28,6 +28,7 @@ pub mod rewrite;
 mod room;
 mod snapshot;
 mod spilled;
+pub mod touched;
 mod write;
 
 use std::cell::{Cell, RefCell};
@@ -86,8 +87,10 @@ pub struct Shared {
     pub late_checkpoints: bool,
     /// Writes of at least this many bytes go straight to their final place.
     pub out_of_line_bytes: usize,
-    /// Requests of guests so far.
+    /// Requests of guests so far, and how many of them are being executed.
     pub asked: Cell<u64>,
+    /// See `asked`.
+    pub under_way: Cell<u64>,
     /// Out-of-line writes on their way.
     pub placing: placing::Placing,
     /// Out-of-line writes completed, and how many of them a store flush has covered.
@@ -174,6 +177,8 @@ struct Inner {
     /// Space promised to the current batch, and the leaves it was promised for.
     reserved: Cell<Need>,
     leaves: RefCell<BTreeSet<u64>>,
+    /// Of leaves before those, and of what was there when it was opened.
+    touched: RefCell<touched::Touched>,
     /// Oldest segment that holds records of this VDI not in the tree: (batch, segment) each.
     oldest: RefCell<Vec<(u64, SegmentSeq)>>,
     /// Guest requests whose records were in the log at the start.
@@ -223,6 +228,7 @@ impl Vdi {
             standstill: Cell::new(false),
             reserved: Cell::default(),
             leaves: RefCell::default(),
+            touched: RefCell::new(touched::Touched::ALL),
             oldest: RefCell::default(),
             logged: RefCell::default(),
             reshaping: TaskLock::default(),

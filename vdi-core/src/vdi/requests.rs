@@ -19,10 +19,14 @@ pub(super) struct Requests {
 pub(super) struct Active {
     vdi: Vdi,
     count: usize,
+    /// A guest waits for it.
+    asked: bool,
 }
 
 impl Drop for Active {
     fn drop(&mut self) {
+        let under_way = &self.vdi.0.shared.under_way;
+        under_way.set(under_way.get() - u64::from(self.asked));
         let requests = &self.vdi.0.requests;
         let active = &requests.active[self.count];
         active.set(active.get() - 1);
@@ -42,16 +46,19 @@ impl Requests {
 
 impl Vdi {
     pub(super) fn enter(&self) -> Active {
-        let asked = &self.0.shared.asked;
-        asked.set(asked.get() + 1);
-        self.enter_unasked()
+        let shared = &self.0.shared;
+        shared.asked.set(shared.asked.get() + 1);
+        shared.under_way.set(shared.under_way.get() + 1);
+        let mut active = self.enter_unasked();
+        active.asked = true;
+        active
     }
     /// As [`Vdi::enter`], for work that no guest asked for.
     pub(super) fn enter_unasked(&self) -> Active {
         let requests = &self.0.requests;
         let count = requests.now.get();
         requests.active[count].set(requests.active[count].get() + 1);
-        Active { vdi: self.clone(), count }
+        Active { vdi: self.clone(), count, asked: false }
     }
     /// Wait until no request is being executed.
     pub async fn quiesce(&self) {

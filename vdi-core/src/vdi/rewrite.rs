@@ -3,21 +3,24 @@
 //!
 //! Invariants:
 //! - only what the tree has and no write since hides: nobody can write these blocks meanwhile, as under a partial write;
-//! - what is written is what was read and agrees with the tree's checksums;
-//! - only with long runs to offer, and with room to spare: guests come first.
+//! - what is written is what was read and agrees with the tree's checksums, which stay its own;
+//! - only where the store has runs to offer that are no shorter, and with room to spare: it waits for nothing but the log.
 
 use std::ops::Range;
 use std::rc::Rc;
 
+use smallvec::SmallVec;
+
+use super::Vdi;
 use super::read::crcs_of;
-use super::{Parts, Vdi};
+use super::write::placed_body;
 use crate::buffer::AlignedBuf;
 use crate::error::Result;
 use crate::executor::{LocalFuture, TaskGuard, join_all};
 use crate::sabotage::{Bug, Point, crash_point, seeded_bug};
 use crate::store::Run;
 use crate::tree::lookup;
-use crate::units::{BLOCK_BYTES, Epoch, VirtualBlock};
+use crate::units::{BLOCK_BYTES, Epoch, SegmentSeq, VirtualBlock};
 
 /// Blocks rewritten as one at most: 1 MiB. Whoever writes one of them waits until they are.
 pub const REWRITE_BLOCKS_MAX: u32 = 256;
@@ -50,6 +53,8 @@ pub enum Rewritten {
     /// Guests need what is free.
     NoRoom,
 }
+
+type ToRewrite = (Rc<AlignedBuf>, Vec<Run>, SmallVec<[u32; 4]>);
 
 impl Vdi {
     /// Blocks born after this belong to no snapshot, and are in the tree; None while snapshots are pending.
@@ -90,28 +95,50 @@ impl Vdi {
         if hidden() || self.epoch() != epoch {
             return Ok(Rewritten::Overtaken);
         }
-        let Some((data, old)) = self.read_to_rewrite(range.clone()).await? else {
-            return Ok(Rewritten::Overtaken);
+        let Some(runs) = self.long_runs(blocks, runs_max).await? else { return Ok(Rewritten::ShortRuns) };
+        let (data, old, crcs) = match self.read_to_rewrite(range.clone()).await {
+            Ok(Some(found)) => found,
+            other => {
+                self.give_back(runs);
+                return other.map(|_| Rewritten::Overtaken);
+            }
         };
-        let Some(runs) = self.place(&data, runs_max).await? else { return Ok(Rewritten::ShortRuns) };
-        if self.epoch() != epoch {
-            shared.store.quarantine(runs.into_iter().collect(), shared.log.newest());
-            return Ok(Rewritten::Overtaken);
+        let runs = self.write_runs(runs, &data).await?;
+        match self.append_rewritten(&range, &runs, &crcs, epoch).await {
+            Ok(Some(segment)) => self.insert_placed(&range, runs, &crcs, segment),
+            other => {
+                self.give_back(runs);
+                return other.map(|_| Rewritten::Overtaken);
+            }
         }
-        self.append_placed(range, runs, &data, true, &Parts::default()).await?;
         crash_point(Point::Rewritten);
         if seeded_bug(Bug::MovedFreedTooSoon) {
             shared.store.give_back_unreachable(old.into_iter().collect());
         }
         Ok(Rewritten::InOrder)
     }
-    /// What the tree has of the blocks of `range`, all of which it has, and where.
-    async fn read_to_rewrite(&self, range: Range<u64>) -> Result<Option<(Rc<AlignedBuf>, Vec<Run>)>> {
+    /// None when a snapshot came first, or there is no room for the tree's nodes. The caller inserts it before its next await.
+    async fn append_rewritten(
+        &self,
+        range: &Range<u64>,
+        runs: &[Run],
+        crcs: &SmallVec<[u32; 4]>,
+        epoch: Epoch,
+    ) -> Result<Option<SegmentSeq>> {
+        let record = self.record_for(placed_body(range, runs, crcs));
+        let reservation = self.reserve_log(record.encoded_bytes(), 0).await?;
+        if self.epoch() != epoch || !self.try_promise(range, 0, false) {
+            return Ok(None);
+        }
+        Ok(Some(self.append_reserved(reservation, record, None)?.segment.seq()))
+    }
+    /// What the tree has of the blocks of `range`, all of which it has, where, and their checksums.
+    async fn read_to_rewrite(&self, range: Range<u64>) -> Result<Option<ToRewrite>> {
         let shared = &self.0.shared;
         let blocks = range.end - range.start;
         let _pin = shared.store.read_pin();
         let root = self.0.root.get();
-        let (mut crcs, mut old) = (Vec::with_capacity(blocks as usize), Vec::new());
+        let (mut crcs, mut old) = (SmallVec::with_capacity(blocks as usize), Vec::new());
         for m in lookup(&shared.cache, &root, VirtualBlock(range.start), blocks as u32).await? {
             let Some((start, of_run)) = m.target else { return Ok(None) };
             crcs.extend(of_run);
@@ -119,10 +146,10 @@ impl Vdi {
         }
         let data = self.read_private(range.start, blocks).await?;
         // A bit that turned in memory since it was read is not sealed with a new checksum.
-        if crcs_of(&data)[..] != crcs && !seeded_bug(Bug::MovedOverWrite) {
+        if crcs_of(&data) != crcs && !seeded_bug(Bug::MovedOverWrite) {
             return Ok(None);
         }
-        Ok(Some((Rc::new(data), old)))
+        Ok(Some((Rc::new(data), old, crcs)))
     }
     fn has_room_to_rewrite(&self, blocks: u32) -> bool {
         let space = self.0.shared.store.space();

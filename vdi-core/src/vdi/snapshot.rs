@@ -226,7 +226,7 @@ impl Vdi {
             inner.epoch.set(inner.epoch.get().next());
             inner.changed.set(false);
             // A new epoch writes every path anew.
-            inner.leaves.borrow_mut().clear();
+            self.forget_paths();
         }
     }
 }

@@ -4,14 +4,15 @@
 use std::ops::Range;
 use std::rc::Rc;
 
-use smallvec::smallvec;
+use smallvec::{SmallVec, smallvec};
 
 use super::content::{Content, Placed};
 use super::read::crcs_of;
 use super::{Ack, Parts, Vdi, blocks_of};
 use crate::buffer::{AlignedBuf, GuestBufs, IoBuf};
 use crate::error::Result;
-use crate::log::{Appended, Body, Origin, Record};
+use crate::executor::{LocalFuture, join_all};
+use crate::log::{Appended, Body, Origin, Record, Reservation};
 use crate::sabotage::{Bug, Point, crash_point, seeded_bug};
 use crate::store::{ExtentKind, Need, Run};
 use crate::units::{BLOCK_BYTES, BLOCK_SIZE, SECTOR_BYTES, SegmentSeq, VdiSeq, VirtualBlock};
@@ -130,9 +131,10 @@ impl Vdi {
         let data = Rc::new(data);
         let out_of_line = !partial && data.len() >= self.0.shared.out_of_line_bytes;
         let placing = if out_of_line { self.0.shared.placing.start() } else { None };
+        let crcs = placing.as_ref().map(|_| crcs_of(&data));
         let placed = if placing.is_some() { self.place(&data, PLACED_RUNS_MAX).await? } else { None };
-        let seq = match placed {
-            Some(runs) => self.append_placed(blocks, runs, &data, false, parts).await?,
+        let seq = match placed.zip(crcs) {
+            Some((runs, crcs)) => self.append_placed(blocks, runs, crcs, parts).await?,
             None => self.append_inline(blocks, data, guard.is_some(), parts).await?,
         };
         drop((guard, placing));
@@ -166,72 +168,84 @@ impl Vdi {
         Ok(appended.segment.seq())
     }
     /// Write whole blocks to where they will stay, in `runs_max` runs at most; None when the store has none so long to offer.
-    pub(super) async fn place(&self, data: &Rc<AlignedBuf>, runs_max: usize) -> Result<Option<Vec<Run>>> {
+    async fn place(&self, data: &Rc<AlignedBuf>, runs_max: usize) -> Result<Option<Vec<Run>>> {
+        let Some(runs) = self.long_runs((data.len() / BLOCK_SIZE) as u32, runs_max).await? else {
+            return Ok(None);
+        };
+        self.write_runs(runs, data).await.map(Some)
+    }
+    /// Runs of `blocks` blocks in all, `runs_max` at most; None when the store has none so long to offer.
+    pub(super) async fn long_runs(&self, blocks: u32, runs_max: usize) -> Result<Option<Vec<Run>>> {
         let store = &self.0.shared.store;
-        let mut left = (data.len() / BLOCK_SIZE) as u32;
-        let need = Need { data: u64::from(left), metadata: 0 };
-        let blocks_min = left.div_ceil(runs_max as u32);
+        let need = Need { data: u64::from(blocks), metadata: 0 };
+        let blocks_min = blocks.div_ceil(runs_max as u32);
         if !store.try_reserve(need) {
             return Ok(None);
         }
-        let mut runs = Vec::new();
+        let (mut runs, mut left) = (Vec::new(), blocks);
         let mut problem = None;
-        while left > 0 && runs.len() < runs_max {
+        while left > 0 && runs.len() < runs_max && problem.is_none() {
             match store.allocate_long(ExtentKind::Data, left, left.min(blocks_min)).await {
                 Ok(run) => {
                     left -= run.blocks;
                     runs.push(run);
                 }
-                Err(e) => {
-                    problem = Some(e);
-                    break;
-                }
+                Err(e) => problem = Some(e),
             }
         }
         store.unreserve(need);
+        if left == 0 {
+            return Ok(Some(runs));
+        }
+        self.give_back(runs);
+        problem.map_or(Ok(None), Err)
+    }
+    /// Nothing names these blocks, and nothing ever did.
+    pub(super) fn give_back(&self, runs: Vec<Run>) {
+        self.0.shared.store.give_back_unreachable(runs.into_iter().collect());
+    }
+    /// Write whole blocks to `runs`, which are given back if that fails.
+    pub(super) async fn write_runs(&self, runs: Vec<Run>, data: &Rc<AlignedBuf>) -> Result<Vec<Run>> {
+        let shared = &self.0.shared;
         let mut from = 0;
+        let mut writes: Vec<LocalFuture<'_, Result<()>>> = Vec::with_capacity(runs.len());
         for run in &runs {
-            if left > 0 || problem.is_some() {
-                break;
-            }
             let bytes = run.blocks as usize * BLOCK_SIZE;
             let buf = IoBuf::Shared(Rc::clone(data), from..from + bytes);
-            problem = store.write_blocks(run.start, smallvec![buf]).await.err();
+            writes.push(Box::pin(shared.store.write_blocks(run.start, smallvec![buf])));
             from += bytes;
         }
-        if left > 0 || problem.is_some() {
-            // Nothing names these blocks, and nothing ever did.
-            store.give_back_unreachable(runs.into_iter().collect());
-            return problem.map_or(Ok(None), Err);
+        let written: Result<()> = join_all(writes).await.into_iter().collect();
+        if let Err(e) = written {
+            self.give_back(runs);
+            return Err(e);
         }
-        let shared = &self.0.shared;
         shared.placed_written.set(shared.placed_written.get() + 1);
         crash_point(Point::OutOfLineWritten);
-        Ok(Some(runs))
+        Ok(runs)
     }
-    pub(super) async fn append_placed(
+    async fn append_placed(
         &self,
         blocks: Range<u64>,
         runs: Vec<Run>,
-        data: &AlignedBuf,
-        locked: bool,
+        crcs: SmallVec<[u32; 4]>,
         parts: &Parts,
     ) -> Result<SegmentSeq> {
-        let crcs = crcs_of(data);
-        let at = VirtualBlock(blocks.start);
-        let named = runs.iter().map(|r| (r.start, r.blocks)).collect();
-        let body = Body::WriteOut { at, runs: named, crcs: crcs.clone() };
-        match self.append(body, &blocks, None, locked, parts).await {
+        let body = placed_body(&blocks, &runs, &crcs);
+        match self.append(body, &blocks, None, false, parts).await {
             Ok(appended) => {
-                let content = Content::placed(Rc::new(Placed { runs, crcs: crcs.to_vec() }));
-                self.insert(&blocks, &content, appended.segment.seq());
+                self.insert_placed(&blocks, runs, &crcs, appended.segment.seq());
                 Ok(appended.segment.seq())
             }
             Err(e) => {
-                self.0.shared.store.give_back_unreachable(runs.into_iter().collect());
+                self.give_back(runs);
                 Err(e)
             }
         }
+    }
+    pub(super) fn insert_placed(&self, blocks: &Range<u64>, runs: Vec<Run>, crcs: &[u32], segment: SegmentSeq) {
+        let content = Content::placed(Rc::new(Placed { runs, crcs: crcs.to_vec() }));
+        self.insert(blocks, &content, segment);
     }
     async fn append_zeros(&self, blocks: Range<u64>, explicit: bool, parts: &Parts) -> Result<SegmentSeq> {
         let (at, count) = (VirtualBlock(blocks.start), blocks.end - blocks.start);
@@ -254,7 +268,6 @@ impl Vdi {
         locked: bool,
         parts: &Parts,
     ) -> Result<Appended> {
-        let shared = &self.0.shared;
         let data_blocks = u64::from(body.inline_blocks());
         let zeros = matches!(body, Body::Discard { .. } | Body::WriteZeroes { .. });
         let mut record = self.record_for(body);
@@ -272,14 +285,23 @@ impl Vdi {
                 self.wait_for_space(&mut tries).await?;
                 continue;
             }
-            record.seq = VdiSeq(self.0.seq.get().0 + 1);
-            record.epoch = self.0.epoch.get();
             record.origin = parts.next();
-            let data = data.map(Rc::clone).into_iter().collect();
-            let appended = shared.log.append(reservation, &record, data)?;
-            self.0.seq.set(record.seq);
-            return Ok(appended);
+            return self.append_reserved(reservation, record, data);
         }
+    }
+    /// Room in log and store was promised.
+    pub(super) fn append_reserved(
+        &self,
+        reservation: Reservation,
+        mut record: Record,
+        data: Option<&Rc<AlignedBuf>>,
+    ) -> Result<Appended> {
+        record.seq = VdiSeq(self.0.seq.get().0 + 1);
+        record.epoch = self.0.epoch.get();
+        let data = data.map(Rc::clone).into_iter().collect();
+        let appended = self.0.shared.log.append(reservation, &record, data)?;
+        self.0.seq.set(record.seq);
+        Ok(appended)
     }
     /// A record of this VDI; number and epoch are set when it is appended.
     pub(super) fn record_for(&self, body: Body) -> Record {
@@ -340,4 +362,10 @@ impl Vdi {
 fn split_at_block(start: u64, end: u64) -> [Range<u64>; 2] {
     let boundary = (start.div_ceil(BLOCK_BYTES) * BLOCK_BYTES).clamp(start, end);
     [start..boundary, boundary..end]
+}
+
+/// The body of the record of blocks that are there already.
+pub(super) fn placed_body(blocks: &Range<u64>, runs: &[Run], crcs: &SmallVec<[u32; 4]>) -> Body {
+    let runs = runs.iter().map(|r| (r.start, r.blocks)).collect();
+    Body::WriteOut { at: VirtualBlock(blocks.start), runs, crcs: crcs.clone() }
 }
