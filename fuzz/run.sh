@@ -51,7 +51,10 @@ for name in $targets; do
   edges=$(grep -o 'cov: [0-9]*' "$log" | tail -1 | awk '{print $2}')
   echo "fuzz: $name: $runs runs in $took s of processor time, ${edges:-0} edges, $(find "$grown" -type f | wc -l) inputs"
   found=0
-  if [ "$status" != 0 ]; then
+  if [ "$status" = 72 ]; then
+    echo "fuzz: $name was interrupted"
+    failed=1
+  elif [ "$status" != 0 ]; then
     found=1 failed=1
     grep -E 'panicked at|ERROR: |SUMMARY: ' -A2 "$log" | head -12 || tail -5 "$log"
     input=$(sed -n "s/.*Test unit written to //p" "$log" | tail -1)
@@ -59,5 +62,6 @@ for name in $targets; do
     [ -z "$input" ] || echo "fuzz: again with: make fuzz FUZZ=$name INPUT=$input"
   fi
   [ "$runs" = 0 ] || setup/ledger.sh "fuzz:$name" "" "$runs" 0 "$took" "$found"
+  [ "$status" != 72 ] || break
 done
 exit $failed

@@ -23,6 +23,10 @@ use crate::units::{BLOCK_SIZE, SegmentSeq, Uuid, VdiId, VdiSeq};
 use crate::vdi::content::Staging;
 use crate::vdi::{Pressure, Shared};
 
+/// Reads of out-of-line data that may not have reached the store, when the device fails, and when it gives other data.
+const TAIL_READS_MAX: usize = 8;
+const TAIL_MISREADS_MAX: usize = 2;
+
 impl Engine {
     /// Open the store and recover what the log holds. The caller holds the locks of both devices, so no
     /// earlier daemon can still write to them.
@@ -327,22 +331,37 @@ fn is_known(logged: &[Logged], record: &Record) -> bool {
 
 async fn data_is_there(store: &Store, record: &Record) -> Result<bool> {
     let Body::WriteOut { runs, crcs, .. } = &record.body else { return Ok(true) };
-    let mut crcs = crcs.iter();
+    let mut crcs = crcs.as_slice();
     for (start, blocks) in runs {
-        let data = match store.read_blocks(*start, *blocks).await {
+        let Some((of_run, rest)) = crcs.split_at_checked(*blocks as usize) else { return Ok(false) };
+        if !run_is_there(store, Run { start: *start, blocks: *blocks }, of_run).await? {
+            return Ok(false);
+        }
+        crcs = rest;
+    }
+    Ok(crcs.is_empty())
+}
+
+/// What ends a log was not misread, and is not what just could not be read.
+async fn run_is_there(store: &Store, run: Run, crcs: &[u32]) -> Result<bool> {
+    let mut misread = 0;
+    for _ in 0..TAIL_READS_MAX {
+        let data = match store.read_blocks(run.start, run.blocks).await {
             Ok(data) => data,
             Err(e) if e.kind() == ErrorKind::Corrupt => return Ok(false),
-            // Whether it is there is not known: the record counts, and who reads it hears of the error.
-            Err(e) if matches!(e.kind(), ErrorKind::Io(_)) => return Ok(true),
+            Err(e) if matches!(e.kind(), ErrorKind::Io(_)) => continue,
             Err(e) => return Err(e),
         };
-        for block in data.chunks_exact(BLOCK_SIZE) {
-            if crcs.next() != Some(&crc32c(block)) {
-                return Ok(false);
-            }
+        if data.chunks_exact(BLOCK_SIZE).map(crc32c).eq(crcs.iter().copied()) {
+            return Ok(true);
+        }
+        misread += 1;
+        if misread == TAIL_MISREADS_MAX {
+            return Ok(false);
         }
     }
-    Ok(crcs.next().is_none())
+    // Whether it is there is not known: the record counts, and who reads it hears of the error.
+    Ok(true)
 }
 
 /// The log that the store names, scanned; a store without one gets this device as its log. With `discard` also one

@@ -52,6 +52,10 @@ impl Reader {
     fn window_bytes(ring: &Ring) -> u64 {
         (ring.bytes / WINDOWS_IN_RING).clamp(WINDOW_BYTES_MIN, WINDOW_BYTES_MAX).next_multiple_of(BLOCK_BYTES)
     }
+    /// Whatever is asked for next comes from the device.
+    pub fn forget(&mut self) {
+        self.window = AlignedBuf::zeroed(0);
+    }
     /// The bytes from `at` on, a head area of the largest size at least.
     async fn head_area(&mut self, at: Position) -> Result<&[u8]> {
         let offset = self.ring.device_offset(at);

@@ -239,7 +239,9 @@ impl Scan {
         }
         let first = self.segments.partition_point(|s| s.segment.seq() <= self.durable_through);
         for n in first..self.segments.len() {
-            if !data_hold(&self.device, &self.segments[n]).await? {
+            let segment = &self.segments[n];
+            // What ends a log was not misread.
+            if !data_hold(&self.device, segment).await? && !data_hold(&self.device, segment).await? {
                 self.segments.truncate(n);
                 break;
             }

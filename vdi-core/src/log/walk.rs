@@ -45,17 +45,26 @@ impl Walk {
     pub async fn run(mut self) -> Result<Scan> {
         while self.next < self.lap_end() {
             let at = self.next;
-            let header = self.reader.segment_at(at).await?.map(|found| found.header);
-            if let Some(header) = &header {
-                self.see(header)?;
-            }
-            if header.is_some_and(|h| self.follows(&h)) {
+            if self.finds_next(at).await? || self.finds_next_again(at).await? {
                 self.accept(at).await?;
             } else if !self.pass_gap().await? {
                 break;
             }
         }
         Ok(self.scan)
+    }
+    /// Whether the segment at `at` is the next one.
+    async fn finds_next(&mut self, at: Position) -> Result<bool> {
+        let header = self.reader.segment_at(at).await?.map(|found| found.header);
+        if let Some(header) = &header {
+            self.see(header)?;
+        }
+        Ok(header.is_some_and(|h| self.follows(&h)))
+    }
+    /// The same from the device: what ends a log was not misread.
+    async fn finds_next_again(&mut self, at: Position) -> Result<bool> {
+        self.reader.forget();
+        self.finds_next(at).await
     }
     /// A valid segment of this log was met, whether it counts or not.
     fn see(&mut self, header: &SegmentHeader) -> Result<()> {

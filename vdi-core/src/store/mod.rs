@@ -33,8 +33,8 @@ use crate::buffer::{AlignedBuf, GuestBufs, IoBuf, IoBufs};
 use crate::device::DeviceHandle;
 use crate::error::{Error, ErrorKind, Result};
 use crate::executor::TaskLock;
+use crate::format::catalogue::CatalogueEntry;
 pub use crate::format::catalogue::ExtentKind;
-use crate::format::catalogue::{CatalogueEntry, ENTRIES_PER_SECTOR};
 pub use crate::format::host::HOME_SLOT;
 use crate::format::host::{Claim, HostRecord};
 use crate::format::record::Body;
@@ -110,17 +110,17 @@ struct Inner {
 
 struct Catalogue {
     entries: Vec<CatalogueEntry>,
-    /// Of its sectors; zero for one that is damaged on disk, and was made from the headers of its extents.
+    /// Of its sectors; none where another shard writes them. Zero for one that was damaged, and is made from the headers of its
+    /// extents, until it is written.
     generations: Vec<crate::units::Generation>,
 }
 
 impl Catalogue {
-    /// Free extents, by number. Those of a damaged sector are left alone until it is repaired.
+    /// Free extents, by number.
     fn free(&self) -> impl Iterator<Item = usize> + '_ {
         let numbered = self.entries.iter().enumerate();
         let free = numbered.filter(|(_, e)| e.kind == ExtentKind::Free && e.lease_generation < LEASES_MAX);
-        let free = free.map(|(n, _)| n);
-        free.filter(|n| self.generations.get(n / ENTRIES_PER_SECTOR).is_none_or(|g| g.0 > 0))
+        free.map(|(n, _)| n)
     }
 }
 

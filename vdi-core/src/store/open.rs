@@ -81,7 +81,8 @@ impl Store {
     pub async fn open_home(device: DeviceHandle, home: Option<Rc<dyn Home>>) -> Result<Store> {
         let sb = usable_superblock(&device).await?;
         let mut warnings = Vec::new();
-        let catalogue = read_catalogue(&device, &sb, &mut warnings).await?;
+        let mut catalogue = read_catalogue(&device, &sb, &mut warnings).await?;
+        write_what_was_made(&device, &sb, &mut catalogue).await?;
         let registry = read_registry(&device, &sb, &mut warnings).await?;
         let free_extents = catalogue.free().count() as u64;
         let system = System { catalogue, registry, free_extents, home, slot: HOME_SLOT };
@@ -309,6 +310,35 @@ async fn read_catalogue(
         }
     }
     Ok(out)
+}
+
+/// Write the sectors of the catalogue anew that were made from headers: a header is written before the catalogue, so a start that can
+/// read the catalogue again might not know an extent that this one uses.
+async fn write_what_was_made(
+    device: &DeviceHandle,
+    sb: &Superblock,
+    catalogue: &mut Catalogue,
+) -> Result<()> {
+    let per_block = BLOCK_SIZE / SECTOR;
+    let made: Vec<usize> =
+        (0..catalogue.generations.len()).filter(|n| catalogue.generations[*n] == Generation(0)).collect();
+    for index in &made {
+        catalogue.generations[*index] = Generation(1);
+    }
+    let chunks: Vec<&[CatalogueEntry]> = catalogue.entries.chunks(ENTRIES_PER_SECTOR).collect();
+    for block in made.iter().map(|index| index / per_block).collect::<BTreeSet<usize>>() {
+        let mut buf = AlignedBuf::block();
+        let first = block * per_block;
+        for index in first..(first + per_block).min(sb.catalogue_sectors as usize) {
+            // Behind the last extent there is room for those of a larger device.
+            let entries = chunks.get(index).copied().unwrap_or_default();
+            let generation = catalogue.generations.get(index).copied().unwrap_or(Generation(1));
+            let bytes = catalogue::encode(index as u32, entries, sb.uuid, generation);
+            buf[(index - first) * SECTOR..][..SECTOR].copy_from_slice(&bytes);
+        }
+        device.write((u64::from(sb.catalogue_start) + block as u64) * BLOCK_BYTES, buf).await?;
+    }
+    if made.is_empty() { Ok(()) } else { device.flush().await }
 }
 
 /// What the headers of `extents` say; None when one of them is damaged or cannot be read.

@@ -328,6 +328,8 @@ impl Vdi {
             _ => {
                 // Of one that may be older than it was the size may be another one, too.
                 self.check_certain()?;
+                // And of one whose last resize failed with the log.
+                self.0.shared.log.check_alive()?;
                 Err(Error::new(
                     ErrorKind::BadRequest,
                     format!(

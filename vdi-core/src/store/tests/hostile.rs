@@ -1,7 +1,7 @@
 //! Nonsense under good checksums: whoever wrote it, nothing panics, and nothing in use is handed out.
 
 use super::*;
-use crate::format::catalogue;
+use crate::format::catalogue::{self, ENTRIES_PER_SECTOR};
 use crate::format::extent::overhead_blocks;
 use crate::format::host::Claim;
 use crate::store::host::host_offset;
@@ -90,4 +90,21 @@ fn an_address_beyond_every_store_is_in_no_extent() {
         }
         assert!(s.mark_used(Run { start: BlockAddr(u64::MAX), blocks: 2 }).is_err());
     });
+}
+
+#[test]
+fn a_sector_of_the_catalogue_that_was_made_from_headers_is_what_later_starts_read() {
+    let (media, sb) = with_extents();
+    let at = u64::from(sb.catalogue_start) * BLOCK_BYTES;
+    let entries = || {
+        let mut sector = [0; catalogue::SECTOR_SIZE];
+        media.read(at, &mut sector);
+        let count = ENTRIES_PER_SECTOR.min(sb.extents as usize);
+        catalogue::decode(&sector, 0, count, sb.uuid).map(|(entries, _)| entries)
+    };
+    let was = entries().unwrap();
+    media.write(at, &[0x5a; catalogue::SECTOR_SIZE]);
+    assert!(entries().is_err());
+    with_store(&media, |s| async move { assert_eq!(s.warnings().len(), 1) });
+    assert_eq!(entries().unwrap(), was);
 }
