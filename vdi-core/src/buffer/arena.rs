@@ -95,6 +95,7 @@ impl OwnMemory {
             start,
             live: (0..chunks).map(|_| Cell::new(0)).collect(),
             backed: Cell::new(0),
+            refused: Cell::new(false),
             fresh: Cell::new(0),
             free: RefCell::default(),
             current: Cell::new(None),
@@ -118,6 +119,8 @@ pub(super) struct Inner {
     live: Vec<Cell<u32>>,
     /// Chunks that can be written.
     backed: Cell<usize>,
+    /// More was refused since a chunk was last given back.
+    refused: Cell<bool>,
     /// Chunks from here on were never used.
     fresh: Cell<usize>,
     /// Used before, and empty.
@@ -163,9 +166,13 @@ impl Inner {
             return None;
         }
         if chunk == self.backed.get() {
+            if self.refused.get() {
+                return None;
+            }
             let end = self.live.len().min(chunk + STEP_BYTES / CHUNK_BYTES);
             let at = |chunk| self.start + chunk * CHUNK_BYTES;
             if !(self.memory.back)(at(chunk)..at(end)) {
+                self.refused.set(true);
                 return None;
             }
             self.backed.set(end);
@@ -185,6 +192,7 @@ impl Inner {
         if left > 0 {
             return;
         }
+        self.refused.set(false);
         match self.current.get() {
             Some((current, _)) if current == chunk => self.current.set(Some((chunk, 0))),
             _ => self.free.borrow_mut().push(chunk),

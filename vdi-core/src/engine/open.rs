@@ -63,6 +63,9 @@ impl Engine {
             store.keep_no_data();
         }
         let mut scan = find_log(&env, &store, &log, options.discard_log).await?;
+        if let Some(e) = scan.given_up() {
+            store.warn(e.duplicate().context("acknowledged writes were given up".to_owned()));
+        }
         let records = countable(&store, &mut scan).await?;
         let found = scan.segments().len() as u64;
         let generations = scan.generations().to_vec();
@@ -368,7 +371,7 @@ async fn run_is_there(store: &Store, run: Run, crcs: &[u32]) -> Result<bool> {
 /// whose log is not this, or is or was damaged where it was durable.
 async fn find_log(env: &Env, store: &Store, device: &DeviceHandle, discard: bool) -> Result<Scan> {
     if let Some(uuid) = store.log().map(|l| l.uuid) {
-        let scanned = Log::scan(device, uuid, store.uuid()).await;
+        let scanned = Log::scan_staged(device, uuid, store.uuid(), &env.staging).await;
         let is_lost = |e: &Error| {
             matches!(
                 e.kind(),

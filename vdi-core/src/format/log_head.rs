@@ -16,7 +16,7 @@
 //! | 128 | 8 | | tail: sequence of the oldest segment still needed | |
 //! | 136 | 8 | bytes | where the tail is, from the start of the device | |
 //! | 144 | 4 | | checksum of the head area before the tail | |
-//! | 148 | 4 | | format version, 1 | |
+//! | 148 | 4 | | format version, 2; 1 has zeros at 176 | |
 //! | 152 | 8 | | durable through: highest sequence known flushed | rot taken for a torn tail |
 //! | 160 | 4 | | VDIs remembered | |
 //! | 164 | 4 | | 1: retired, nothing in it is needed, 0: not | a log that the store has lost track of |
@@ -42,6 +42,7 @@ pub const SLOTS: u64 = 2;
 /// Where the ring starts, bytes from the start of the log device.
 pub const RING_OFFSET_BYTES: u64 = SLOTS * SLOT_BYTES as u64;
 const VERSION: u32 = 2;
+const VERSION_MIN: u32 = 1;
 
 #[derive(Clone, Copy, FromBytes, IntoBytes, KnownLayout, Immutable, Unaligned)]
 #[repr(C)]
@@ -233,7 +234,7 @@ pub fn verify_slot(bytes: &[u8], log: Uuid, slot: u64) -> Result<LogHead> {
     let area = bytes.get(..length).ok_or_else(|| bad("its length is beyond its slot"))?;
     let generation = verify(area, expect(log, slot))?;
     let (disk, rest) = DiskHead::ref_from_prefix(area).map_err(|_| bad("shorter than its fields"))?;
-    if disk.version.get() != VERSION {
+    if !(VERSION_MIN..=VERSION).contains(&disk.version.get()) {
         return Err(Error::new(
             ErrorKind::Unsupported,
             format!("the log has format version {}, this program knows {VERSION}", disk.version),

@@ -6,11 +6,12 @@
 //! |---|---|---|---|
 //! | 0 | 8 | | magic `PLXVSTG1`; zero while the fields below are written |
 //! | 8 | 16 | | UUID of the log |
-//! | 24 | 8 | | the boot of the host |
+//! | 24 | 8 | | zero |
 //! | 32 | 8 | bytes | ring, which starts at 4096; the arena begins at the next multiple of 4096 behind it |
 //! | 64 | 8 | | life of the log that stages here, as its head says |
 //! | 72 | 8 | | the life before |
 //! | 128 | 8 | bytes | tail: where the oldest entry starts, counting laps |
+//! | 136 | 8 | | durable through: every segment up to this one is stable on the log's device |
 //! | 192 | 8 | bytes | head: where the next one goes |
 //! | 4096 | | | the ring |
 //!
@@ -30,8 +31,6 @@ use crate::units::BLOCK_SIZE;
 pub const MAGIC: u64 = u64::from_le_bytes(*b"PLXVSTG1");
 /// Where the UUID of the log is: two words.
 pub const LOG: usize = 8;
-/// Where the boot is.
-pub const BOOT: usize = 24;
 /// Where the length of the ring is.
 pub const RING_BYTES: usize = 32;
 /// Where the life is.
@@ -40,6 +39,8 @@ pub const LIFE: usize = 64;
 pub const LIFE_BEFORE: usize = 72;
 /// Where the tail is.
 pub const TAIL: usize = 128;
+/// Where it says what is durable.
+pub const DURABLE: usize = 136;
 /// Where the head is.
 pub const HEAD: usize = 192;
 /// Where the ring starts.

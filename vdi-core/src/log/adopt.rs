@@ -1,10 +1,10 @@
 //! Adopt: what a killed daemon had staged, and perhaps acknowledged, and not yet brought to the device goes there now,
 //! behind the last segment that is there whole. After a loss of power there is nothing to adopt.
 
-use super::staging::{Entry, StagingMemory, left_by, missing};
+use super::staging::{Entry, StagingMemory, left_by, may_be_needed, missing};
 use super::{Log, Scan};
 use crate::buffer::{AlignedBuf, IoBuf, IoBufs};
-use crate::error::{Error, Result};
+use crate::error::{Error, ErrorKind, Result};
 use crate::format::log_head::StagedIn;
 use crate::format::record::Record;
 use crate::format::segment::{SegmentHeader, encode, head_area_bytes};
@@ -28,15 +28,18 @@ impl Scan {
     /// does that. Another kill on the way changes nothing: all is still staged.
     ///
     /// [`ErrorKind::StagingMissing`] when there should be staged records and the memory is not there,
-    /// [`ErrorKind::Corrupt`] when they make no sense; with `give_up` they are given up instead. [`ErrorKind::Io`].
-    pub async fn adopt(self, staging: &StagingMemory, give_up: bool) -> Result<Scan> {
+    /// [`ErrorKind::Corrupt`] when they make no sense; with `give_up` they are given up instead, as [`Scan::given_up`] says.
+    /// [`ErrorKind::Io`].
+    pub async fn adopt(mut self, staging: &StagingMemory, give_up: bool) -> Result<Scan> {
         let head = &self.found.head;
-        let ended = head.staged_in == StagedIn::default() || head.staged_in.boot != staging.boot;
-        if ended || seeded_bug(Bug::StagedNotAdopted) {
+        if head.staged_in == StagedIn::default() || seeded_bug(Bug::StagedNotAdopted) {
             return Ok(self);
         }
         let writes = match self.left(staging).and_then(|left| self.sealed(left)) {
-            Err(_) if give_up => return Ok(self),
+            Err(e) if give_up && matches!(e.kind(), ErrorKind::StagingMissing | ErrorKind::Corrupt) => {
+                self.given_up = Some(e);
+                return Ok(self);
+            }
             writes => writes?,
         };
         if writes.is_empty() {
@@ -47,7 +50,7 @@ impl Scan {
             self.device.write_bufs(offset_bytes, bufs).await?;
             crash_point(Point::Adopted);
         }
-        let scan = Log::scan(&self.device, head.log, head.store).await?;
+        let scan = Log::scan_staged(&self.device, head.log, head.store, staging).await?;
         match scan.end().seq == last {
             true => Ok(scan),
             false => Err(bad(last, "it was written to the log's device and is not there")),
@@ -60,8 +63,13 @@ impl Scan {
     /// What is staged and not on the device, by segments.
     fn left(&self, staging: &StagingMemory) -> Result<Vec<Segment>> {
         let head = &self.found.head;
-        let left = left_by(staging, head.log, head.staged_in)?;
-        let entries = left.map_err(|why| missing(&self.device.info().name, &why))?;
+        let entries = match left_by(staging, head.log, head.staged_in)? {
+            Ok(entries) => entries,
+            Err(why) if may_be_needed(head.staged_in, staging.boot) => {
+                return Err(missing(&self.device.info().name, &why));
+            }
+            Err(_) => Vec::new(),
+        };
         let next = self.next();
         let all = by_segments(entries, self.ring.data_blocks_max)?;
         let left: Vec<Segment> = all.into_iter().skip_while(|s| s.seq < next).collect();

@@ -14,6 +14,7 @@ use super::head::{self, FoundHead};
 use super::probe::Reader;
 use super::ring::{Position, Ring};
 use super::segment::Segment;
+use super::staging::{StagingMemory, durable_by};
 use super::walk::Walk;
 use super::{Log, VdiGeneration};
 use crate::buffer::crc32c;
@@ -81,6 +82,7 @@ pub struct Scan {
     pub(super) highest_seen: SegmentSeq,
     /// When the log ends in damage: the last sequence lost, and where the first one was.
     pub(super) lost_end: Option<(SegmentSeq, Position)>,
+    pub(super) given_up: Option<Error>,
 }
 
 /// The end of what counts: what the next segment follows.
@@ -99,7 +101,17 @@ impl Log {
     /// store's, [`ErrorKind::Corrupt`] when the head is unreadable or older than the segments,
     /// [`ErrorKind::Unsupported`] for a format we do not know, [`ErrorKind::Io`] when the device fails.
     pub async fn scan(device: &DeviceHandle, log: Uuid, store: Uuid) -> Result<Scan> {
+        Log::scan_staged(device, log, store, &StagingMemory::default()).await
+    }
+    /// As [`Log::scan`], and what its last life knew to be durable, as `staging` says, must be there.
+    pub async fn scan_staged(
+        device: &DeviceHandle,
+        log: Uuid,
+        store: Uuid,
+        staging: &StagingMemory,
+    ) -> Result<Scan> {
         let found = head::read(device, log, store).await?;
+        let known = durable_by(staging, log, found.head.staged_in);
         let ring = ring_of(device, &found.head)?;
         let place = |from, offset| {
             let bad =
@@ -114,7 +126,8 @@ impl Log {
             tail,
             start,
             segments: Vec::new(),
-            durable_through: found.head.durable_through,
+            durable_through: found.head.durable_through.max(known),
+            given_up: None,
             findings: Vec::new(),
             highest_seen: SegmentSeq(0),
             lost_end: None,
@@ -179,6 +192,11 @@ impl Scan {
     #[must_use]
     pub fn findings(&self) -> &[Finding] {
         &self.findings
+    }
+    /// Why what was staged was given up, if it was.
+    #[must_use]
+    pub fn given_up(&self) -> Option<&Error> {
+        self.given_up.as_ref()
     }
     /// Record `record` of segment `seq` and everything after it do not count: its out-of-line data never
     /// reached their device. Remembered by the next incarnation, so they never come back. Panics when the

@@ -18,7 +18,7 @@ use crate::buffer::{AlignedBuf, Arena, CHUNK_BYTES, OwnMemory, crc32c};
 use crate::error::{Error, ErrorKind, Result};
 use crate::format::log_head::StagedIn;
 use crate::format::staging::{
-    BOOT, ENTRY_BYTES, HEAD, HERE, LIFE, LIFE_BEFORE, LOG, MAGIC, RING, RING_BYTES, SKIP, TAIL, arena,
+    DURABLE, ENTRY_BYTES, HEAD, HERE, LIFE, LIFE_BEFORE, LOG, MAGIC, RING, RING_BYTES, SKIP, TAIL, arena,
     entry_bytes,
 };
 use crate::limits::{LOG_COPY_BATCHES_PER_FLUSH, SEGMENT_DATA_BLOCKS_MAX, SEGMENT_HEAD_BYTES_MAX};
@@ -33,8 +33,8 @@ pub struct StagingMemory {
     /// Whether it outlives the daemon. If not, writes are acknowledged when they are on the log's device, and this
     /// says why.
     pub outlives: std::result::Result<(), String>,
-    /// The boot of the host, which it does not outlive; zero where nobody knows.
-    pub boot: u64,
+    /// The boot of the host, which it does not outlive; None where nobody knows.
+    pub boot: Option<u64>,
     /// Tells this life of the log from all others: a random number, not zero.
     pub life: u64,
 }
@@ -42,7 +42,7 @@ pub struct StagingMemory {
 impl Default for StagingMemory {
     fn default() -> StagingMemory {
         let why = "nobody has made any".to_owned();
-        StagingMemory { memory: OwnMemory::zeroed(0), outlives: Err(why), boot: 0, life: 0 }
+        StagingMemory { memory: OwnMemory::zeroed(0), outlives: Err(why), boot: None, life: 0 }
     }
 }
 
@@ -102,7 +102,7 @@ impl Staging {
     pub fn begin(staging: &StagingMemory, log: Uuid, before: u64, ring: &Ring) -> Result<Staging> {
         let memory = staging.memory.clone();
         let (ring_bytes, arena_at) = (ring_bytes(ring) as u64, arena(ring_bytes(ring)));
-        if memory.len() < arena_at || staging.life == 0 || staging.boot == 0 {
+        if memory.len() < arena_at || staging.life == 0 {
             return Err(Error::new(
                 ErrorKind::BadRequest,
                 format!("{} bytes are no staging memory for the log, which needs {arena_at}", memory.len()),
@@ -116,14 +116,13 @@ impl Staging {
             crash_point(Point::StagingBegins);
             is_stopped()
         };
-        let known = is_of(|at| memory.load(at), memory.len(), staging.boot, log);
+        let known = is_of(|at| memory.load(at), memory.len(), log);
         // Under the new life what is there means nothing; the log's head still names the one before.
-        let mut words =
-            vec![(LIFE_BEFORE, before), (LIFE, staging.life), (TAIL, 0), (HEAD, 0), (RING_BYTES, ring_bytes)];
+        let new_life = [(LIFE_BEFORE, before), (LIFE, staging.life)];
+        let mut words = [&new_life[..], &[(TAIL, 0), (DURABLE, 0), (HEAD, 0), (RING_BYTES, ring_bytes)]].concat();
         if !known {
             let halves = [(LOG, log.0 as u64), (LOG + 8, (log.0 >> 64) as u64)];
-            let new = [&[(0, 0)][..], &halves, &[(BOOT, staging.boot)], &words, &[(0, MAGIC)]].concat();
-            words = new;
+            words = [&[(0, 0)][..], &halves, &words, &[(0, MAGIC)]].concat();
         }
         for (at, value) in words {
             if set(at, value) {
@@ -202,6 +201,7 @@ impl Staging {
             ends.pop_front();
         }
         self.memory.store(TAIL, self.tail.get());
+        self.memory.store(DURABLE, seq.0);
         // What is pushed from here on may lie where the tail was, and in blocks that were named there.
         compiler_fence(Ordering::SeqCst);
         let mut held = self.held.borrow_mut();
@@ -236,15 +236,15 @@ enum Whose {
     Nobodys,
 }
 
-/// Whether the memory that `word` reads, `len` bytes long, was made for the log in this boot.
-fn is_of(word: impl Fn(usize) -> u64, len: usize, boot: u64, log: Uuid) -> bool {
+/// Whether the memory that `word` reads, `len` bytes long, was made for the log.
+fn is_of(word: impl Fn(usize) -> u64, len: usize, log: Uuid) -> bool {
     if len < RING || word(0) != MAGIC {
         return false;
     }
     let ring_bytes = word(RING_BYTES);
     let fits = ring_bytes > 0 && ring_bytes.is_multiple_of(8) && ring_bytes <= (len - RING) as u64;
     let of = Uuid(u128::from(word(LOG)) | u128::from(word(LOG + 8)) << 64);
-    fits && of == log && word(BOOT) == boot
+    fits && of == log
 }
 
 /// Whose entries the memory is that `word` reads, `len` bytes long, for a log whose head says `head`; an error says why they are not
@@ -252,11 +252,10 @@ fn is_of(word: impl Fn(usize) -> u64, len: usize, boot: u64, log: Uuid) -> bool 
 fn whose(
     word: impl Fn(usize) -> u64,
     len: usize,
-    boot: u64,
     log: Uuid,
     head: StagedIn,
 ) -> std::result::Result<Whose, String> {
-    if !is_of(&word, len, boot, log) {
+    if !is_of(&word, len, log) {
         return Err("it is empty, or of another log".to_owned());
     }
     let ring_bytes = word(RING_BYTES);
@@ -276,20 +275,25 @@ fn whose(
 /// [`ErrorKind::StagingMissing`].
 pub fn check_staged(
     shown: &str,
-    boot: u64,
+    boot: Option<u64>,
     log: Uuid,
     head: StagedIn,
     header: &[u8],
     len: usize,
 ) -> Result<()> {
-    if head == StagedIn::default() || head.boot != boot {
+    if !may_be_needed(head, boot) {
         return Ok(());
     }
     let word = |at: usize| {
         let bytes = header.get(at..at + 8).and_then(|b| <[u8; 8]>::try_from(b).ok());
         bytes.map_or(0, u64::from_ne_bytes)
     };
-    whose(word, len, boot, log, head).map(drop).map_err(|why| missing(shown, &why))
+    whose(word, len, log, head).map(drop).map_err(|why| missing(shown, &why))
+}
+
+/// Whether a log whose head says `head` may need what was staged, in this `boot` of the host: a reboot ends it.
+pub(super) fn may_be_needed(head: StagedIn, boot: Option<u64>) -> bool {
+    head != StagedIn::default() && boot.is_none_or(|boot| boot == head.boot)
 }
 
 /// The error of a log on `shown` whose last daemon has staged what is not here.
@@ -297,7 +301,7 @@ pub(super) fn missing(shown: &str, why: &str) -> Error {
     Error::new(
         ErrorKind::StagingMissing,
         format!(
-            "the last daemon of the log on {shown} was killed, and its staging memory is not here: {why}"
+            "the last daemon of the log on {shown} did not end in good order, and its staging memory is not here: {why}"
         ),
         "start with the run directory that it had (--run-dir); --discard-log gives up what was only there: \
          acknowledged writes that no guest has flushed",
@@ -317,10 +321,20 @@ pub(super) fn left_by(
         return Ok(Err(why.clone()));
     }
     let memory = &staging.memory;
-    match whose(|at| memory.load(at), memory.len(), staging.boot, log, head) {
+    match whose(|at| memory.load(at), memory.len(), log, head) {
         Ok(Whose::That { ring_bytes }) => entries(memory, ring_bytes).map(Ok),
         Ok(Whose::Nobodys) => Ok(Ok(Vec::new())),
         Err(why) => Ok(Err(why)),
+    }
+}
+
+/// What the life of a log that its head names knew to be durable.
+pub(super) fn durable_by(staging: &StagingMemory, log: Uuid, head: StagedIn) -> SegmentSeq {
+    let memory = &staging.memory;
+    let known = staging.outlives.is_ok() && !seeded_bug(Bug::StagedNotAdopted);
+    match whose(|at| memory.load(at), memory.len(), log, head) {
+        Ok(Whose::That { .. }) if known => SegmentSeq(memory.load(DURABLE)),
+        _ => SegmentSeq(0),
     }
 }
 

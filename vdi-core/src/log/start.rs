@@ -44,7 +44,8 @@ impl Scan {
             }
             Err(_) => (None, arena_in(&staging.memory, 0)?),
         };
-        let new = StagedIn { boot: staging.boot, life: staging.life };
+        // Of a boot that nobody knows it is never over.
+        let new = StagedIn { boot: staging.boot.unwrap_or(0), life: staging.life };
         head.staged_in = if staged.is_some() { new } else { StagedIn::default() };
         write_first(&self.device, &head, self.found.order).await?;
         write_second(&self.device, &head, self.found.order).await?;

@@ -44,10 +44,10 @@ impl Memories {
         };
         self.shards.iter_mut().map(next).collect()
     }
-    /// What was staged in the boot before is not what is staged in this one, even where its bytes are still there.
+    /// What was staged in the boot before need not be there any more.
     pub fn reboot(&mut self, random: &mut Random) {
         for m in &mut self.shards {
-            m.here.boot += 1;
+            m.here.boot = m.here.boot.map(|boot| boot + 1);
             m.astray = false;
             for staging in std::iter::once(&mut m.here).chain(&mut m.elsewhere) {
                 if random.coin() {
@@ -106,5 +106,5 @@ impl Memory {
 
 fn found(bytes: usize, outlives: bool) -> StagingMemory {
     let outlives = if outlives { Ok(()) } else { Err("this start does not know where it is".to_owned()) };
-    StagingMemory { memory: OwnMemory::zeroed(bytes), outlives, boot: 1, life: 1 }
+    StagingMemory { memory: OwnMemory::zeroed(bytes), outlives, boot: Some(1), life: 1 }
 }

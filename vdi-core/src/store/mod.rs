@@ -162,7 +162,7 @@ impl Store {
         self.0.warnings.borrow().iter().map(|e| e.message().to_owned()).collect()
     }
     /// Damage that shows while the store is open; the first few are remembered.
-    fn warn(&self, what: Error) {
+    pub fn warn(&self, what: Error) {
         const WARNINGS_MAX: usize = 64;
         let mut warnings = self.0.warnings.borrow_mut();
         if warnings.len() < WARNINGS_MAX {

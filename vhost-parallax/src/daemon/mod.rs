@@ -22,7 +22,7 @@ use crate::config::Config;
 use crate::control::api::error::{Code, ErrorBody, Result};
 use crate::control::api::run_dir::RunDir;
 use crate::control::server::access::Access;
-use crate::control::server::{Server, ServerConfig};
+use crate::control::server::{Prepared, ServerConfig};
 use crate::shard::{Stop, attached_file, home_shard, places};
 
 /// Run the daemon until SIGTERM or SIGINT.
@@ -31,9 +31,13 @@ use crate::shard::{Stop, attached_file, home_shard, places};
 /// Whatever keeps it from starting.
 pub fn run(config: &Config) -> Result<()> {
     raise_descriptor_limit();
-    // What is wrong with it must come to light before a log is started: from then on it needs this run directory.
-    let socket = config.run_dir.control_socket()?;
     let _lock = prepare_run_dir(&config.run_dir, config.socket_group)?;
+    // What is wrong with it must come to light before a log is started: from then on that needs this run directory.
+    let server = Prepared::new(ServerConfig {
+        socket: config.run_dir.control_socket()?,
+        access: Access::of_process(config.control_group.clone()),
+        deadlines: Default::default(),
+    })?;
     let attached = attached_file::load(&config.run_dir.attached_json())?;
     let mut places = places(config.shards)?.into_iter();
     let place = places.next().expect("there is a home shard");
@@ -48,20 +52,19 @@ pub fn run(config: &Config) -> Result<()> {
     shard.run_one(async move { engine.settle().await })?;
     stop_on_signals(ends.stop)?;
     shard.restore(attached.into_iter().chain(config.attach.iter().cloned()).collect());
-    let server = Server::start(
-        ServerConfig {
-            socket,
-            access: Access::of_process(config.control_group.clone()),
-            deadlines: Default::default(),
-        },
-        ends.commands,
-    )?;
+    let server = server.serve(ends.commands)?;
     tracing::info!(store = config.store, run_dir = %config.run_dir.path().display(), "ready");
-    shard.run();
+    let home_left = shard.run();
     server.stop();
-    others.join();
-    tracing::info!("stopped");
-    Ok(())
+    if others.join() && home_left {
+        tracing::info!("stopped");
+        return Ok(());
+    }
+    Err(ErrorBody::new(
+        Code::Io,
+        format!("acknowledged writes are in {} only", config.run_dir.path().display()),
+        "keep it, see to the log's device, and start the daemon again with the same --run-dir; a reboot loses them",
+    ))
 }
 
 fn failed(what: String, e: &std::io::Error) -> ErrorBody {

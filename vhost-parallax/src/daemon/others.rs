@@ -20,12 +20,12 @@ use crate::vhost::Event;
 
 /// The threads, while they open their logs.
 pub(super) struct Starting {
-    threads: Vec<JoinHandle<()>>,
+    threads: Vec<JoinHandle<bool>>,
     opened: Receiver<Result<()>>,
 }
 
 /// The threads at work.
-pub(super) struct Others(Vec<JoinHandle<()>>);
+pub(super) struct Others(Vec<JoinHandle<bool>>);
 
 /// What a thread is started with.
 struct Start {
@@ -64,7 +64,8 @@ pub(super) fn start(
     Ok(Starting { threads, opened })
 }
 
-fn run(start: Start, report: &Sender<Result<()>>, home_wake: &Event) {
+/// As [`Shard::run`].
+fn run(start: Start, report: &Sender<Result<()>>, home_wake: &Event) -> bool {
     let say = |result| {
         // Nobody listens when another shard failed first: the daemon ends.
         let _ended = report.send(result);
@@ -73,14 +74,15 @@ fn run(start: Start, report: &Sender<Result<()>>, home_wake: &Event) {
     let ended = catch_unwind(AssertUnwindSafe(|| match open(start) {
         Ok(shard) => {
             say(Ok(()));
-            shard.run();
+            shard.run()
         }
-        Err(e) => say(Err(e)),
+        Err(e) => {
+            say(Err(e));
+            true
+        }
     }));
-    if ended.is_err() {
-        // A daemon with a part missing is worse than one that is started again.
-        std::process::abort();
-    }
+    // A daemon with a part missing is worse than one that is started again.
+    ended.unwrap_or_else(|_| std::process::abort())
 }
 
 fn open(start: Start) -> Result<Shard> {
@@ -118,10 +120,8 @@ impl Starting {
 }
 
 impl Others {
-    /// Wait until all have ended, as they were asked to.
-    pub(super) fn join(self) {
-        for thread in self.0 {
-            let _panicked = thread.join();
-        }
+    /// Wait until all have ended, as they were asked to; false when one of them left something staged.
+    pub(super) fn join(self) -> bool {
+        self.0.into_iter().fold(true, |left, thread| thread.join().unwrap_or(false) && left)
     }
 }

@@ -2,14 +2,13 @@
 //! from then on; one started here beside one that needs another directory could be started in neither.
 
 use std::fs::File;
-use std::io::Read;
 use std::os::unix::fs::FileExt;
 use std::path::Path;
 
 use vdi_core::device::DeviceHandle;
 use vdi_core::format::log_head::{LogHead, SLOT_BYTES, SLOTS, slot_offset_bytes, verify_slot};
 use vdi_core::log::check_staged;
-use vdi_core::units::{BLOCK_SIZE, Uuid};
+use vdi_core::units::Uuid;
 
 use crate::control::api::error::Result;
 use crate::shard::staging;
@@ -18,16 +17,12 @@ use crate::shard::staging;
 /// nothing is known.
 ///
 /// # Errors
-/// `StagingMissing`; where the kernel does not say which boot this is. What else is wrong with the log its opening tells.
+/// `StagingMissing`. What else is wrong with the log its opening tells.
 pub(super) fn check(shown: &str, uuid: Uuid, head: Option<LogHead>, staging: &Path) -> Result<()> {
     let Some(head) = head else { return Ok(()) };
-    let (mut header, mut len) = (Vec::new(), 0);
-    if let Ok(file) = File::open(staging) {
-        len = file.metadata().map_or(0, |m| m.len() as usize);
-        // What cannot be read is not there.
-        let _short = file.take(BLOCK_SIZE as u64).read_to_end(&mut header);
-    }
-    Ok(check_staged(shown, staging::boot()?, uuid, head.staged_in, &header, len)?)
+    // What cannot be read is not there.
+    let (header, len) = staging::header(staging).unwrap_or_default();
+    Ok(check_staged(shown, staging::boot(), uuid, head.staged_in, &header, len)?)
 }
 
 /// The newest head of the log in a file, if it can be read.

@@ -24,6 +24,8 @@ const ENGINE_TOKEN: u64 = u64::MAX - 1;
 /// A loop that never sleeps still looks at its descriptors every so many turns.
 const TURNS_PER_LOOK: u32 = 16;
 const EVENTS_MAX: usize = 64;
+/// How often a shard looks whether its staging memory can still be found, ns.
+const STAGING_LOOK_NS: u64 = 10_000_000_000;
 /// A sleep without a timer ends at the latest after this, ms: belt and braces, not needed by anything.
 const SLEEP_MS_MAX: u64 = 3_600_000;
 
@@ -68,6 +70,9 @@ impl Shard {
         for fd in world.engine.fds() {
             watch(fd, ENGINE_TOKEN)?;
         }
+        if world.options.staging.exists() {
+            world.executor.spawn(Rc::clone(&world).watch_staging());
+        }
         let rings = Rings::new(Rc::clone(&world), epoll);
         let polling = Polling::default();
         Ok(Shard { world, port, inbox, orders, epoll, rings, polling, turns: 0, ending: false })
@@ -99,11 +104,12 @@ impl Shard {
             self.round();
         }
     }
-    /// Run until someone asks for the end.
-    pub fn run(mut self) {
+    /// Run until someone asks for the end; false when acknowledged writes are in the staging memory only.
+    pub fn run(mut self) -> bool {
         while !self.world.over.get() {
             self.round();
         }
+        !self.world.left_behind.get()
     }
     /// One turn, and a sleep when it found nothing.
     fn round(&mut self) {
@@ -187,6 +193,24 @@ impl Drop for Shard {
 }
 
 impl World {
+    /// A run directory that is removed under the daemon, as a user's is when that user logs out, takes the staging memory along:
+    /// the next daemon could not find it.
+    async fn watch_staging(self: Rc<Self>) {
+        let path = &self.options.staging;
+        while path.exists() {
+            self.executor.sleep(STAGING_LOOK_NS).await;
+        }
+        if self.over.get() || self.leaving.get() {
+            return;
+        }
+        match self.engine.leave_staging().await {
+            Ok(()) => tracing::warn!(
+                "{} is gone: writes are acknowledged when they are on the log's device from now on",
+                path.display()
+            ),
+            Err(e) => tracing::error!(error = %e, hint = e.hint(), "{} is gone", path.display()),
+        }
+    }
     /// The end of a shard that others do not need.
     pub(super) async fn end(&self) {
         self.finish().await;
@@ -196,15 +220,20 @@ impl World {
     /// and replays whatever did not fit into the time.
     pub(super) async fn finish(&self) {
         tracing::info!("stopping: checkpoint");
+        self.leaving.set(true);
         let engine = self.engine.clone();
         let left = within(self, LAST_REQUESTS_NS, self.started(async move { engine.leave_staging().await }));
         match left.await {
             // Nobody needs the file any more; the memory is there for as long as this daemon has it.
             Some(Ok(())) => drop(std::fs::remove_file(&self.options.staging)),
             Some(Err(e)) => {
-                tracing::warn!(error = %e, hint = e.hint(), "not everything reached the log's device")
+                self.left_behind.set(true);
+                tracing::error!(error = %e, hint = e.hint(), "not everything reached the log's device");
             }
-            None => tracing::warn!("the log's device is slow: the next start needs this run directory"),
+            None => {
+                self.left_behind.set(true);
+                tracing::error!("the log's device is slow: the next start needs this run directory");
+            }
         }
         let engine = self.engine.clone();
         match within(self, LAST_CHECKPOINT_NS, self.started(async move { engine.checkpoint().await })).await {

@@ -109,6 +109,10 @@ struct World {
     started_ns: u64,
     /// Everything is given up: the loop may end.
     over: Cell<bool>,
+    /// The end has begun.
+    leaving: Cell<bool>,
+    /// Something is in the staging memory only.
+    left_behind: Cell<bool>,
 }
 
 /// An attached disk.
@@ -197,6 +201,8 @@ fn world(
         finished: RefCell::default(),
         started_ns,
         over: Cell::new(false),
+        leaving: Cell::new(false),
+        left_behind: Cell::new(false),
     });
     (world, place.port, place.inbox)
 }

@@ -13,6 +13,7 @@ use std::sync::Arc;
 use rustix::fs::FallocateFlags;
 use vdi_core::buffer::{GuestSlice, OwnMemory};
 use vdi_core::log::StagingMemory;
+use vdi_core::units::BLOCK_SIZE;
 use vdi_core::{Error, Result};
 use vm_memory::{FileOffset, MmapRegion};
 
@@ -26,8 +27,7 @@ const LEFT_FREE: u64 = 8;
 /// memory.
 ///
 /// # Errors
-/// `BadRequest` when the device is too short for a log; where the kernel does not say which boot this is, or has no memory
-/// at all. That there is none that outlives the daemon is no error: who needs what is in it hears why.
+/// `BadRequest` when the device is too short for a log; where the kernel has no memory at all. That there is none that outlives the daemon is no error: who needs what is in it hears why.
 pub fn open(path: &Path, log_bytes: u64, staging_bytes: usize) -> Result<StagingMemory> {
     let bytes = StagingMemory::bytes_for(log_bytes, staging_bytes)?;
     let at_once = StagingMemory::bytes_at_once(log_bytes)?;
@@ -44,23 +44,16 @@ pub fn open(path: &Path, log_bytes: u64, staging_bytes: usize) -> Result<Staging
             (own.map_err(|e| unreadable("memory for staging", &e))?, Err(format!("{shown}: {e}")))
         }
     };
-    Ok(StagingMemory { memory, outlives, boot: boot()?, life: random()? })
+    Ok(StagingMemory { memory, outlives, boot: boot(), life: random()? })
 }
 
 fn map(path: &Path, at_once: usize, bytes: usize) -> std::io::Result<OwnMemory> {
     if let Some(dir) = path.parent() {
         DirBuilder::new().mode(0o700).recursive(true).create(dir)?;
-        if rustix::fs::statfs(dir)?.f_type != libc::TMPFS_MAGIC {
-            return Err(IoError::other("the run directory is not in memory (tmpfs)"));
-        }
     }
-    let mut options = OpenOptions::new();
-    options.read(true).write(true).create(true).truncate(false).mode(0o600).custom_flags(libc::O_NOFOLLOW);
-    let file = options.open(path)?;
+    let file =
+        open_own(OpenOptions::new().read(true).write(true).create(true).truncate(false).mode(0o600), path)?;
     let found = file.metadata()?;
-    if !found.is_file() || found.uid() != rustix::process::geteuid().as_raw() || found.nlink() != 1 {
-        return Err(IoError::other("it is not a file of this user alone"));
-    }
     // What an older release left may be larger.
     let bytes = bytes.max(usize::try_from(found.len()).map_err(IoError::other)?);
     rustix::fs::ftruncate(&file, bytes as u64)?;
@@ -100,15 +93,34 @@ fn mapped(
     Ok(unsafe { OwnMemory::new(slice, back) })
 }
 
-/// Which boot of the host this is.
-///
-/// # Errors
-/// When the kernel does not say.
-pub fn boot() -> Result<u64> {
-    let text = std::fs::read_to_string(BOOT_ID).map_err(|e| unreadable(BOOT_ID, &e))?;
+/// Which boot of the host this is; None where the kernel does not say.
+pub fn boot() -> Option<u64> {
+    let text = std::fs::read_to_string(BOOT_ID).ok()?;
     let digits: String = text.chars().filter(char::is_ascii_hexdigit).collect();
-    let id = u128::from_str_radix(&digits, 16).map_err(|_| Error::io(BOOT_ID, libc::EINVAL))?;
-    Ok((id as u64 ^ (id >> 64) as u64).max(1))
+    let id = u128::from_str_radix(&digits, 16).ok()?;
+    Some((id as u64 ^ (id >> 64) as u64).max(1))
+}
+
+/// The start of the file at `path`, and its length in bytes, if it is one that staging memory can be.
+pub fn header(path: &Path) -> Option<(Vec<u8>, usize)> {
+    let file = open_own(OpenOptions::new().read(true), path).ok()?;
+    let len = usize::try_from(file.metadata().ok()?.len()).ok()?;
+    let mut header = Vec::new();
+    file.take(BLOCK_SIZE as u64).read_to_end(&mut header).ok()?;
+    Some((header, len))
+}
+
+/// A file of this user alone, in memory.
+fn open_own(options: &mut OpenOptions, path: &Path) -> std::io::Result<File> {
+    let file = options.custom_flags(libc::O_NOFOLLOW | libc::O_NONBLOCK).open(path)?;
+    let found = file.metadata()?;
+    if !found.is_file() || found.uid() != rustix::process::geteuid().as_raw() || found.nlink() != 1 {
+        return Err(IoError::other("it is not a file of this user alone"));
+    }
+    if rustix::fs::fstatfs(&file)?.f_type != libc::TMPFS_MAGIC {
+        return Err(IoError::other("the run directory is not in memory (tmpfs)"));
+    }
+    Ok(file)
 }
 
 fn random() -> Result<u64> {
@@ -186,7 +198,7 @@ mod tests {
         let on_disk = rustix::fs::statfs(dir.path()).unwrap().f_type != libc::TMPFS_MAGIC;
         assert_eq!(staging.outlives.is_err(), on_disk);
         assert!(!staging.memory.is_empty());
-        assert_ne!(staging.boot, 0);
+        assert!(staging.boot.is_some());
         let dir = tempfile::tempdir_in("/dev/shm").unwrap();
         std::fs::write(dir.path().join("1"), b"").unwrap();
         std::fs::hard_link(dir.path().join("1"), dir.path().join("2")).unwrap();

@@ -8,7 +8,7 @@ use crate::format::staging::{HEAD, LIFE, RING, TAIL};
 
 fn memory(boot: u64) -> StagingMemory {
     let bytes = StagingMemory::bytes_for(RING_OFFSET_BYTES + RING_BYTES, 1 << 20).unwrap();
-    StagingMemory { memory: OwnMemory::zeroed(bytes), outlives: Ok(()), boot, life: 1 }
+    StagingMemory { memory: OwnMemory::zeroed(bytes), outlives: Ok(()), boot: Some(boot), life: 1 }
 }
 
 impl World {
@@ -122,7 +122,7 @@ fn a_loss_of_power_leaves_nothing_to_adopt_but_what_was_flushed() {
     drop(log);
     world.disk.power_loss(Survival::Nothing);
     world.reopen();
-    staging.boot = 2;
+    staging.boot = Some(2);
     assert_eq!(seqs(&world.adopt(&staging, false).unwrap()), [1]);
 }
 
@@ -135,7 +135,7 @@ fn a_killed_log_does_not_start_without_its_staging_memory_but_one_that_was_left_
     world.flush(&log).unwrap();
     drop(log);
     world.kill();
-    let without = StagingMemory { boot: 1, ..StagingMemory::default() };
+    let without = StagingMemory { boot: Some(1), ..StagingMemory::default() };
     let other_life = StagingMemory { memory: memory(1).memory, ..staging.clone() };
     for lost in [without.clone(), memory(1), other_life] {
         assert_eq!(world.adopt(&lost, false).err().unwrap().kind(), ErrorKind::StagingMissing);

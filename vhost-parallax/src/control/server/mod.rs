@@ -82,20 +82,7 @@ impl Server {
     /// # Errors
     /// Where the socket cannot be made or the thread not started.
     pub fn start(config: ServerConfig, commands: CommandSender) -> Result<Server> {
-        let listener = socket::listen(&config.socket, &config.access)?;
-        let failed = |e: std::io::Error| {
-            ErrorBody::new(
-                Code::Io,
-                format!("starting the control thread: {e}"),
-                "check the limits of the process (ulimit -u, -n)",
-            )
-        };
-        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(failed)?;
-        let (stop, stopped) = watch::channel(false);
-        let socket = config.socket.clone();
-        let serve = move || runtime.block_on(accept_loop(listener, config, commands, stopped));
-        let thread = std::thread::Builder::new().name("control".into()).spawn(serve).map_err(failed)?;
-        Ok(Server { stop, thread: Some(thread), socket })
+        Prepared::new(config)?.serve(commands)
     }
 
     /// Stop taking connections, finish what is being answered (2 s at most), remove the socket.
@@ -117,6 +104,44 @@ impl Server {
 impl Drop for Server {
     fn drop(&mut self) {
         self.end();
+    }
+}
+
+/// A server that nobody can find yet: what can be wrong with its socket was.
+pub struct Prepared {
+    config: ServerConfig,
+    draft: socket::Draft,
+}
+
+impl Prepared {
+    /// Make the socket.
+    ///
+    /// # Errors
+    /// Where it cannot be made.
+    pub fn new(config: ServerConfig) -> Result<Prepared> {
+        let draft = socket::Draft::make(&config.socket, &config.access)?;
+        Ok(Prepared { config, draft })
+    }
+    /// Serve it from a new thread. When this returns, clients can connect.
+    ///
+    /// # Errors
+    /// Where the thread cannot be started.
+    pub fn serve(self, commands: CommandSender) -> Result<Server> {
+        let Prepared { config, draft } = self;
+        let failed = |e: std::io::Error| {
+            ErrorBody::new(
+                Code::Io,
+                format!("starting the control thread: {e}"),
+                "check the limits of the process (ulimit -u, -n)",
+            )
+        };
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(failed)?;
+        let (stop, stopped) = watch::channel(false);
+        let socket = config.socket.clone();
+        let listener = draft.show()?;
+        let serve = move || runtime.block_on(accept_loop(listener, config, commands, stopped));
+        let thread = std::thread::Builder::new().name("control".into()).spawn(serve).map_err(failed)?;
+        Ok(Server { stop, thread: Some(thread), socket })
     }
 }
 

@@ -3,38 +3,53 @@
 use std::io;
 use std::os::unix::fs::{FileTypeExt, PermissionsExt};
 use std::os::unix::net::UnixListener;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use super::access::Access;
 use crate::control::api::error::{Code, ErrorBody, Result};
 
-/// Listen at `path`. The socket is made under another name, given its owner and mode, and renamed over
-/// what a dead daemon left: a client finds either no socket or a right one.
-pub fn listen(path: &Path, access: &Access) -> Result<UnixListener> {
-    refuse_what_is_no_socket(path)?;
-    // Shorter than the real name, so that it fits a socket address whenever that does.
-    let draft = path.with_file_name("c.new");
-    let _may_not_exist = std::fs::remove_file(&draft);
-    let made = make(&draft, path, access);
-    made.map_err(|e| {
-        let hint = match e.kind() {
-            io::ErrorKind::NotFound => "the run directory does not exist; the daemon makes it at its start",
-            io::ErrorKind::PermissionDenied => {
-                "run the daemon as root, or as a member of the control group, or choose another --run-dir"
-            }
-            _ => "check the run directory and the file system it is on",
-        };
-        ErrorBody::new(Code::Io, format!("control socket {}: {e}", path.display()), hint)
-    })
+/// A socket that nobody can find yet. It is made under another name, given its owner and mode, and renamed over
+/// what a dead daemon left when it is to be found: a client finds either no socket or a right one.
+pub struct Draft {
+    listener: UnixListener,
+    draft: PathBuf,
+    path: PathBuf,
 }
 
-fn make(draft: &Path, path: &Path, access: &Access) -> io::Result<UnixListener> {
+impl Draft {
+    /// Make the socket that will be at `path`.
+    pub fn make(path: &Path, access: &Access) -> Result<Draft> {
+        refuse_what_is_no_socket(path)?;
+        // Shorter than the real name, so that it fits a socket address whenever that does.
+        let draft = path.with_file_name("c.new");
+        let _may_not_exist = std::fs::remove_file(&draft);
+        let listener = make(&draft, access).map_err(|e| failed(path, &e))?;
+        Ok(Draft { listener, draft, path: path.to_owned() })
+    }
+    /// From now on clients find it.
+    pub fn show(self) -> Result<UnixListener> {
+        std::fs::rename(&self.draft, &self.path).map_err(|e| failed(&self.path, &e))?;
+        Ok(self.listener)
+    }
+}
+
+fn failed(path: &Path, e: &io::Error) -> ErrorBody {
+    let hint = match e.kind() {
+        io::ErrorKind::NotFound => "the run directory does not exist; the daemon makes it at its start",
+        io::ErrorKind::PermissionDenied => {
+            "run the daemon as root, or as a member of the control group, or choose another --run-dir"
+        }
+        _ => "check the run directory and the file system it is on",
+    };
+    ErrorBody::new(Code::Io, format!("control socket {}: {e}", path.display()), hint)
+}
+
+fn make(draft: &Path, access: &Access) -> io::Result<UnixListener> {
     let listener = UnixListener::bind(draft)?;
     if let Some(gid) = access.gid() {
         std::os::unix::fs::chown(draft, None, Some(gid))?;
     }
     std::fs::set_permissions(draft, std::fs::Permissions::from_mode(access.socket_mode()))?;
-    std::fs::rename(draft, path)?;
     listener.set_nonblocking(true)?;
     Ok(listener)
 }
@@ -53,6 +68,10 @@ fn refuse_what_is_no_socket(path: &Path) -> Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    fn listen(path: &Path, access: &Access) -> Result<UnixListener> {
+        Draft::make(path, access)?.show()
+    }
 
     #[test]
     fn a_stale_socket_is_replaced_and_a_file_is_not() {
