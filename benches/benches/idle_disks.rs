@@ -19,7 +19,8 @@ fn main() -> io::Result<()> {
     let sheet = Sheet::open(&place)?;
     let time = Duration::from_millis(number("PARALLAX_BENCH_MS", 10_000));
     place.need(10 << 30)?;
-    let parallax = Parallax::start(Options { sparse: true, ..Options::new(&place.dir, 16 << 30, SPAN_BYTES) })?;
+    let parallax =
+        Parallax::start(Options { sparse: true, ..Options::new(&place.dir, 16 << 30, SPAN_BYTES) })?;
     let mut disks = Vec::new();
     for nth in 0..DISKS {
         let socket = parallax.create(&format!("idle-{nth}"))?;

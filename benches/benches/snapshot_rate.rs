@@ -22,8 +22,7 @@ fn main() -> io::Result<()> {
     let sheet = Sheet::open(&place)?;
     let duration = Duration::from_millis(number("PARALLAX_BENCH_MS", 5000));
     pin_client();
-    let options =
-        Options { sparse: true, pin: true, ..Options::new(&place.dir, 48 << 30, SPAN_BYTES) };
+    let options = Options { sparse: true, pin: true, ..Options::new(&place.dir, 48 << 30, SPAN_BYTES) };
     let mut parallax = Parallax::start(options)?;
     let random = |span_bytes| Load::random(0, 32, span_bytes, duration);
     let in_order = Load { block_bytes: 128 << 10, depth: 8, order: Order::Sequential, ..random(SPAN_BYTES) };

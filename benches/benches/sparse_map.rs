@@ -25,7 +25,8 @@ fn main() -> io::Result<()> {
     // A block of data each, half a leaf, and what the parents and the way there take.
     place.need(blocks * 4096 * 3 + (2 << 30))?;
     pin_client();
-    let options = Options { sparse: true, pin: true, ..Options::new(&place.dir, 4 * blocks * 4096, span_bytes) };
+    let options =
+        Options { sparse: true, pin: true, ..Options::new(&place.dir, 4 * blocks * 4096, span_bytes) };
     let mut parallax = Parallax::start(options)?;
     let of_blocks = |read_percent, depth, span_bytes| Load {
         stride_bytes: STRIDE_BYTES,
@@ -37,7 +38,8 @@ fn main() -> io::Result<()> {
     for depth in [1, 32] {
         for part in [1024, 64, 8, 1] {
             let load = of_blocks(100, depth, (span_bytes / part).max(STRIDE_BYTES));
-            let (mut iops, mut p50, mut p99, mut resident, mut hits) = <(Vec<f64>, Vec<f64>, Vec<f64>, Vec<f64>, Vec<f64>)>::default();
+            let (mut iops, mut p50, mut p99, mut resident, mut hits) =
+                <(Vec<f64>, Vec<f64>, Vec<f64>, Vec<f64>, Vec<f64>)>::default();
             for round in 0..rounds {
                 let before = cache(&parallax)?;
                 let load = load.of_round(round, part as usize + depth);

@@ -72,7 +72,10 @@ fn main() -> io::Result<ExitCode> {
         println!("B is not slower than A, as far as these rounds can tell");
         return Ok(ExitCode::SUCCESS);
     }
-    println!("B is slower than A: {} (no error: make reports it as one so that scripts notice)", slower.join(", "));
+    println!(
+        "B is slower than A: {} (no error: make reports it as one so that scripts notice)",
+        slower.join(", ")
+    );
     Ok(ExitCode::FAILURE)
 }
 
@@ -84,9 +87,8 @@ fn ratio(results: &Results, of: fn(&parallax_benches::numbers::Numbers) -> Optio
 
 fn works(time: Duration) -> Vec<Work> {
     let random = |read_percent, depth| Load::random(read_percent, depth, SPAN_BYTES, time);
-    let sequential = |read_percent| {
-        Load { order: Order::Sequential, ..random(read_percent, 8) }.of_blocks(128 << 10)
-    };
+    let sequential =
+        |read_percent| Load { order: Order::Sequential, ..random(read_percent, 8) }.of_blocks(128 << 10);
     let once = Load { order: Order::Once, span_bytes: SPAN_BYTES / 4, ..random(0, 32) };
     let flushed = Load { flush_every: Some(16), ..random(0, 32) };
     let own = |name, load| Work::new(name, Fill::Overwrite, load);

@@ -175,7 +175,8 @@ impl Parallax {
         let socket = options.run_dir().join("vdi").join(format!("{VDI}.sock"));
         let run_dir = removed_if_not_started;
         let snapshots = VecDeque::new();
-        let new = Parallax { options, socket, daemon, full: false, gold: false, snapshots, _run_dir: run_dir };
+        let new =
+            Parallax { options, socket, daemon, full: false, gold: false, snapshots, _run_dir: run_dir };
         new.create(VDI)?;
         Ok(new)
     }

@@ -137,8 +137,7 @@ impl StorageDaemon {
     fn make(&self, words: &[&str]) -> io::Result<()> {
         remove(&self.file)?;
         let file = utf8(&self.file)?;
-        let options: &[&str] =
-            if self.image.is_extended() { &["-o", "extended_l2=on"] } else { &[] };
+        let options: &[&str] = if self.image.is_extended() { &["-o", "extended_l2=on"] } else { &[] };
         let create = ["qemu-img", "create", "-q", "-f", "qcow2"];
         run(&[&create[..], options, &[file], words].concat()).map(drop)
     }

@@ -1,10 +1,13 @@
 //! The logs: every segment that counts, what it names in the store, and which VDI records it remembers.
 
+use std::collections::BTreeSet;
+
 use super::reader::Reader;
 use super::{Check, Severity};
 use crate::device::DeviceHandle;
 use crate::error::{Error, ErrorKind};
-use crate::format::extent::log_stretches;
+use crate::format::catalogue::ExtentKind;
+use crate::format::extent::log_stretch;
 use crate::format::host::HostLog;
 use crate::format::log_head::{SLOT_BYTES, SLOTS, slot_offset_bytes, verify_slot};
 use crate::format::record::Body;
@@ -16,7 +19,9 @@ const LOST: &str = "writes in these segments are lost; the daemon holds the VDIs
 const SLOT: &str = "the other slot serves; the daemon writes this one anew when it next trims the log";
 const UNKNOWN: &str = "if it was given up with --discard-log, name the logs that serve now with --log; if not, the store has lost \
                        writes that it had called durable: restore it from a backup";
-const ABSENT: &str = "give the log with --log: without it, blocks it names look like leaks";
+const ABSENT: &str = "give the log with --log: without it, blocks it names look like leaks. One in the store is found once its \
+                      catalogue is whole ('parallax check -r all')";
+const UNUSED: &str = "the daemon uses or returns them at its next start";
 
 impl Check {
     /// Scan every log that a host record names, on whichever of `devices` it is.
@@ -27,9 +32,22 @@ impl Check {
                 self.scans.push((device, scan));
             }
         }
-        for device in devices {
+        let in_store: Vec<DeviceHandle> =
+            self.log_slots().into_iter().filter_map(|slot| self.inside(slot)).collect();
+        for device in devices.iter().chain(&in_store) {
             self.unknown_log(device).await;
         }
+        for slot in self.log_slots() {
+            if !self.system.logs.iter().any(|log| log.shard == slot) {
+                let message = format!("extents are leased for a log of shard {slot}, which has none");
+                self.report.add(Severity::Note, message, UNUSED);
+            }
+        }
+    }
+    /// The shards that have log extents, as far as the catalogue can be read.
+    fn log_slots(&self) -> BTreeSet<u16> {
+        let entries = self.reader.catalogue.iter().flatten();
+        entries.filter(|e| e.kind == ExtentKind::Log).map(|e| e.host).collect()
     }
     /// What a log holds that the store does not know any more nobody replays, and what it names looks like leaks.
     async fn unknown_log(&mut self, device: &DeviceHandle) {
@@ -44,7 +62,7 @@ impl Check {
         }
     }
     async fn find_log(&mut self, log: &HostLog, devices: &[DeviceHandle]) -> Option<(DeviceHandle, Scan)> {
-        let inside = self.inside(log);
+        let inside = self.inside(log.shard);
         for device in devices.iter().chain(&inside) {
             match Log::scan(device, log.uuid, self.reader.superblock.uuid).await {
                 Ok(scan) => {
@@ -63,12 +81,15 @@ impl Check {
         self.report.add(Severity::Note, message, ABSENT);
         None
     }
-    /// The log extents of the shard, if it has any: its log may be there.
-    fn inside(&self, log: &HostLog) -> Option<DeviceHandle> {
+    /// The log extents of the shard, if it has any: its log may be there. None while one of them may be unknown, for then
+    /// everything behind it would lie elsewhere.
+    fn inside(&self, slot: u16) -> Option<DeviceHandle> {
         let Reader { device, superblock, catalogue } = &self.reader;
-        let stretches = log_stretches(catalogue.iter().flatten(), log.shard, superblock.geometry);
-        let name = format!("the log extents of shard {}", log.shard);
-        (!stretches.is_empty()).then(|| device.joined(name, stretches))
+        let theirs = catalogue.iter().flatten().filter(|e| e.kind == ExtentKind::Log && e.host == slot);
+        let stretches: Vec<_> = theirs.map(|e| log_stretch(e, superblock.geometry)).collect();
+        let name = format!("the log extents of shard {slot}");
+        let known = catalogue.iter().all(Option::is_some);
+        (known && !stretches.is_empty()).then(|| device.joined(name, stretches))
     }
     /// One slot of the head is enough; a write in progress at a crash leaves one that does not verify.
     async fn head_slots(&mut self, device: &DeviceHandle, log: &HostLog) {

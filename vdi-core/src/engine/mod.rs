@@ -132,9 +132,9 @@ impl Engine {
         let store = self.0.shared.store.device().poll();
         self.0.shared.log.device().poll() | store
     }
-    /// Call when no task can go on: sends what the log has collected.
-    pub fn kick(&self) {
-        self.0.shared.log.kick();
+    /// Call when no task can go on: sends what the log has collected. True when there is something to run for it.
+    pub fn kick(&self) -> bool {
+        self.0.shared.log.kick()
     }
     /// File descriptors that become readable when [`Engine::poll`] has something to do.
     #[must_use]

@@ -150,19 +150,11 @@ pub fn entry_by_head(head: &[u8], number: ExtentNumber, sb: &Superblock) -> Opti
     }
 }
 
-/// Where the log extents of the shard in `slot` lie on the device, in bytes and in the order of `entries`, without the blocks
-/// that they hold of themselves.
-pub fn log_stretches<'a>(
-    entries: impl IntoIterator<Item = &'a CatalogueEntry>,
-    slot: u16,
-    geometry: Geometry,
-) -> Vec<Range<u64>> {
-    let theirs = entries.into_iter().filter(|e| e.kind == ExtentKind::Log && e.host == slot);
+/// Where a log extent lies on the device, in bytes, without the blocks that it holds of itself.
+#[must_use]
+pub fn log_stretch(entry: &CatalogueEntry, geometry: Geometry) -> Range<u64> {
     let own = u64::from(overhead_blocks(geometry));
-    let bytes = |e: &CatalogueEntry| {
-        (e.start_block + own) * BLOCK_BYTES..(e.start_block + geometry.extent_blocks()) * BLOCK_BYTES
-    };
-    theirs.map(bytes).collect()
+    (entry.start_block + own) * BLOCK_BYTES..(entry.start_block + geometry.extent_blocks()) * BLOCK_BYTES
 }
 
 /// Whether what is there may be this store's.

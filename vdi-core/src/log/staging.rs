@@ -119,7 +119,8 @@ impl Staging {
         let known = is_of(|at| memory.load(at), memory.len(), log);
         // Under the new life what is there means nothing; the log's head still names the one before.
         let new_life = [(LIFE_BEFORE, before), (LIFE, staging.life)];
-        let mut words = [&new_life[..], &[(TAIL, 0), (DURABLE, 0), (HEAD, 0), (RING_BYTES, ring_bytes)]].concat();
+        let mut words =
+            [&new_life[..], &[(TAIL, 0), (DURABLE, 0), (HEAD, 0), (RING_BYTES, ring_bytes)]].concat();
         if !known {
             let halves = [(LOG, log.0 as u64), (LOG + 8, (log.0 >> 64) as u64)];
             words = [&[(0, 0)][..], &halves, &words, &[(0, MAGIC)]].concat();

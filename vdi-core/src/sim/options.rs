@@ -175,10 +175,12 @@ impl Options {
         // Room for the log and as much again, besides what the disks take.
         let store_bytes = *random.pick(stores) << 20;
         let log_bytes = RING_OFFSET_BYTES + ring_bytes;
-        let log_inside = !full && liar.is_none() && 4 * log_bytes <= store_bytes && random.below(6) == 0;
-        let log_bytes =
-            if log_inside { log_bytes.div_ceil(EXTENT_BYTES) * LOG_EXTENT_BYTES } else { log_bytes };
         let shards: &[u16] = if full { &[1, 1, 1, 2] } else { &[1, 1, 1, 2, 3] };
+        let shards_max = *random.pick(shards);
+        let fits = 4 * u64::from(shards_max) * log_bytes <= store_bytes;
+        let log_inside = !full && liar.is_none() && fits && random.below(6) == 0;
+        let log_bytes =
+            if log_inside { log_bytes.div_ceil(LOG_EXTENT_BYTES) * LOG_EXTENT_BYTES } else { log_bytes };
         let operations = if full || ring_bytes < 4 << 20 { 60..250 } else { 10..120 };
         let disks = match (full, crowd) {
             (true, _) => 3..6,
@@ -192,7 +194,7 @@ impl Options {
             write_blocks_max,
             heavy: full || ring_bytes < 4 << 20 && random.coin(),
             full,
-            shards_max: if log_inside { 1 } else { *random.pick(shards) },
+            shards_max,
             lazy: crowd || random.below(4) == 0,
             engine: draw_engine(random),
             disks: random.within(disks),

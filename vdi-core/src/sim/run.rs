@@ -5,7 +5,7 @@ use std::fmt;
 use super::model::{Disk, Pending, RECOVERY_STOPS_MAX, Report};
 use super::options::{EXTENT_BITS, Options, Stop, draw_survival};
 use super::relief::tidy_up;
-use super::shards::Engines;
+use super::shards::{Engines, Logs};
 use super::verify::Verifier;
 use super::workload::draw_size;
 use super::world::{End, Lost, World};
@@ -14,7 +14,7 @@ use crate::check::{self, CheckOptions};
 use crate::engine::{Engine, EngineOptions, Env, FormatOptions};
 use crate::error::ErrorKind;
 use crate::sabotage;
-use crate::store::{FREED_TWICE, HOME_SLOT, Store};
+use crate::store::FREED_TWICE;
 
 /// Log of the extent size in a world: the smallest.
 
@@ -122,16 +122,6 @@ pub(super) fn format(world: &mut World, options: FormatOptions) -> Result<(), St
     let options = FormatOptions { extent_bits: Some(EXTENT_BITS), ..options };
     let work = Engine::format(env, store, options);
     world.run(work).map_err(ended)?.map(drop).map_err(|e| format!("format: {e:?}"))?;
-    if world.options.log_inside {
-        let (store, bytes) = (world.devices[0].clone(), world.options.log_bytes);
-        let leased = world.run(async move {
-            let store = Store::open(store).await?;
-            store.lease_log(HOME_SLOT, bytes).await?;
-            crate::error::Result::Ok(store.logs_inside())
-        });
-        let leased = leased.map_err(ended)?.map_err(|e| format!("lease of the log: {e:?}"))?;
-        world.inside = leased.into_values().collect();
-    }
     world.kill();
     world.forget();
     Ok(())
@@ -155,8 +145,10 @@ pub(super) fn open(world: &mut World) -> Result<Result<(), String>, End> {
         opened = open_as(world, shards, !found)?;
     }
     // What a shard more leaves to the others must be in its trees, and a full store may not take that.
+    // Nor the log of one more.
     let full = |e: &crate::Error| e.kind() == ErrorKind::NoSpace;
-    if shards < before && world.options.full && opened.as_ref().is_err_and(full) {
+    let may_be_full = shards < before && world.options.full || shards != before && world.options.log_inside;
+    if may_be_full && opened.as_ref().is_err_and(full) {
         close_again(world);
         opened = open_as(world, before, false)?;
     }
@@ -178,6 +170,8 @@ fn open_as(world: &mut World, shards: u16, discard_log: bool) -> Result<crate::e
     world.model.borrow().say(|| format!("{shards} shards"));
     let env = world.env();
     let (store, logs) = world.open_devices();
+    let logs =
+        if world.options.log_inside { Logs::Inside(world.options.log_bytes) } else { Logs::Disks(logs) };
     let (engines, options) = (world.engines.clone(), EngineOptions { discard_log, ..world.options.engine });
     let staging = world.staging.next_life();
     let env = move |shard| Env { staging: staging[usize::from(shard)].clone(), ..env.clone() };

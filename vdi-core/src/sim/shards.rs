@@ -9,6 +9,7 @@ use crate::device::DeviceHandle;
 use crate::engine::{Collected, Engine, EngineOptions, Env, Peers, VdiInfo};
 use crate::error::Result;
 use crate::peers::{Job, Link};
+use crate::store::Store;
 use crate::units::Epoch;
 use crate::vdi::{SnapshotInfo, Vdi};
 
@@ -26,6 +27,29 @@ impl Link<Engine> for Queue {
         self.0.lock().expect("the world has one thread").push_back(job);
     }
     fn wake(&self) {}
+}
+
+/// Where the logs are.
+pub enum Logs {
+    /// A disk each, by shard.
+    Disks(Vec<DeviceHandle>),
+    /// In the store, so many bytes each.
+    Inside(u64),
+}
+
+impl Logs {
+    /// The device of the log of `slot`; its extents are leased if it is not made yet.
+    async fn of(&self, store: &Store, slot: u16) -> Result<DeviceHandle> {
+        let bytes = match self {
+            Logs::Disks(disks) => return Ok(disks[usize::from(slot)].clone()),
+            Logs::Inside(bytes) => *bytes,
+        };
+        if !store.logs().await?.contains_key(&slot) {
+            store.lease_log(slot, bytes, 0).await?;
+        }
+        let stretches = store.logs_inside().remove(&slot).unwrap_or_default();
+        Ok(store.device().joined("log".to_owned(), stretches))
+    }
 }
 
 /// What is open of the shards, and what they want of each other; clones share it.
@@ -49,21 +73,29 @@ impl Engines {
         &self,
         env: impl Fn(u16) -> Env,
         store: DeviceHandle,
-        logs: Vec<DeviceHandle>,
+        logs: Logs,
         options: EngineOptions,
     ) -> Result<()> {
         let links: Arc<[Arc<dyn Link<Engine>>]> =
             self.queues.iter().map(|q| Arc::clone(q) as Arc<dyn Link<Engine>>).collect();
         let peers = |own| Peers::new(own, Arc::clone(&links));
-        let home = Engine::open_home(env(0), store.clone(), logs[0].clone(), options, peers(0)).await?;
+        let log = match &logs {
+            Logs::Disks(disks) => disks[0].clone(),
+            Logs::Inside(_) => logs.of(&Store::open(store.clone()).await?, 0).await?,
+        };
+        let home = Engine::open_home(env(0), store.clone(), log, options, peers(0)).await?;
         self.open.borrow_mut().insert(0, home.clone());
         let shards = links.len() as u16;
         for slot in home.store().other_shards().await?.into_iter().filter(|s| *s >= shards) {
-            let devices = (store.clone(), logs[usize::from(slot)].clone());
+            let devices = (store.clone(), logs.of(home.store(), slot).await?);
             home.take_over(slot, env(slot), devices, options).await?;
         }
+        for slot in home.store().logs_inside().into_keys().filter(|slot| *slot >= shards) {
+            // Of a start that came no further.
+            home.store().return_log(slot).await?;
+        }
         for own in 1..shards {
-            let log = logs[usize::from(own)].clone();
+            let log = logs.of(home.store(), own).await?;
             let engine = Engine::open_shard(env(own), store.clone(), log, options, peers(own)).await?;
             self.open.borrow_mut().insert(own, engine);
         }

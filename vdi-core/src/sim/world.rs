@@ -3,7 +3,6 @@
 use std::cell::RefCell;
 use std::collections::{BTreeMap, BTreeSet};
 use std::future::Future;
-use std::ops::Range;
 use std::rc::Rc;
 
 use super::admin::Admin;
@@ -82,8 +81,6 @@ pub struct World {
     pub store: SimulatedDisk,
     /// The disks of the logs, by shard.
     pub logs: Vec<SimulatedDisk>,
-    /// Where the logs lie in the store, by shard, if they do.
-    pub inside: Vec<Vec<Range<u64>>>,
     /// What outlives the daemon but not the host.
     pub staging: Memories,
     /// What the last stop, and the starts after it, may have taken.
@@ -147,7 +144,6 @@ impl World {
             model: Rc::new(RefCell::new(model)),
             store,
             logs,
-            inside: Vec::new(),
             staging,
             lost: Lost::default(),
             crash_point,
@@ -174,15 +170,10 @@ impl World {
             staging: StagingMemory::default(),
         }
     }
-    /// Fresh handles on store and logs.
+    /// Fresh handles on the disks of store and logs.
     pub fn open_devices(&mut self) -> (DeviceHandle, Vec<DeviceHandle>) {
         let open = |disk: &SimulatedDisk| DeviceHandle::new(Box::new(disk.open()));
-        let store = open(&self.store);
-        let inside = |stretches: &Vec<Range<u64>>| store.joined("log".to_owned(), stretches.clone());
-        let logs: Vec<DeviceHandle> = match self.options.log_inside {
-            true => self.inside.iter().map(inside).collect(),
-            false => self.logs.iter().map(open).collect(),
-        };
+        let (store, logs) = (open(&self.store), self.logs.iter().map(open).collect::<Vec<_>>());
         self.devices = std::iter::once(&store).chain(&logs).cloned().collect();
         (store, logs)
     }

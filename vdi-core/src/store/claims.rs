@@ -218,7 +218,8 @@ impl Store {
         let regions = self.owned_blocks(ExtentKind::Data) / u64::from(REGION_BLOCKS);
         let wanted = (regions / EMPTY_SHARE).clamp(EMPTY_REGIONS_MIN, EMPTY_REGIONS_MAX) as usize;
         let spare = self.0.space.borrow().has_spare_extent();
-        !spare && self.0.bitmaps.borrow_mut().empty_regions(self.geometry(), ExtentKind::Data, wanted) < wanted
+        !spare
+            && self.0.bitmaps.borrow_mut().empty_regions(self.geometry(), ExtentKind::Data, wanted) < wanted
     }
     /// Whether little of the region of data that `addr` lies in is used, so that it costs little to empty it.
     #[must_use]

@@ -7,7 +7,8 @@ use super::{ExtentKind, HOME_SLOT, Store};
 use crate::buffer::{AlignedBuf, IoBuf};
 use crate::error::Result;
 use crate::format::catalogue::{self, CatalogueEntry, ENTRIES_PER_SECTOR};
-use crate::format::extent::{self, ExtentHeader, RegionBits};
+use crate::format::extent::{self, ExtentHeader, RegionBits, log_stretch};
+use crate::format::log_head::RING_OFFSET_BYTES;
 use crate::limits::REGION_BLOCKS;
 use crate::sabotage::{Point, crash_point};
 use crate::units::{BLOCK_BYTES, BLOCK_SIZE, ExtentNumber, Generation};
@@ -69,6 +70,11 @@ impl Store {
             head[at..at + extent::SECTOR_SIZE].copy_from_slice(&bytes);
         }
         self.0.device.write_bufs(entry.start_block * BLOCK_BYTES, smallvec![IoBuf::Owned(head)]).await?;
+        if kind == ExtentKind::Log {
+            // Whatever lay there is no head of a log.
+            let none = AlignedBuf::zeroed(RING_OFFSET_BYTES as usize);
+            self.0.device.write(log_stretch(&entry, g).start, none).await?;
+        }
         self.flush().await?;
         crash_point(Point::ExtentHeaded);
         if let Err(e) = self.write_catalogue_entry(number, entry).await {
@@ -110,7 +116,7 @@ impl Store {
         }
         Ok(())
     }
-    /// For the home shard: an extent that nothing needs is free again. Its header says otherwise until it is leased anew.
+    /// For the home shard: an extent that nothing needs is free again. First the catalogue says so, then its header.
     pub(super) async fn return_extent(&self, number: ExtentNumber, was: CatalogueEntry) -> Result<()> {
         let _turn = self.0.leasing.lock().await;
         let entry = CatalogueEntry { kind: ExtentKind::Free, ..was };
@@ -122,7 +128,8 @@ impl Store {
         if let Some(home) = &self.0.home {
             home.publish(number, entry);
         }
-        Ok(())
+        let header = header(number, &entry).encode(self.uuid());
+        self.write_sector(entry.start_block * BLOCK_BYTES, &header).await
     }
     /// The data and metadata extents of the shard in `slot`.
     pub(super) fn extents_of(&self, slot: u16) -> Vec<(ExtentNumber, CatalogueEntry)> {

@@ -243,7 +243,13 @@ impl Vdi {
             }
         }
     }
-    pub(super) fn insert_placed(&self, blocks: &Range<u64>, runs: Vec<Run>, crcs: &[u32], segment: SegmentSeq) {
+    pub(super) fn insert_placed(
+        &self,
+        blocks: &Range<u64>,
+        runs: Vec<Run>,
+        crcs: &[u32],
+        segment: SegmentSeq,
+    ) {
         let content = Content::placed(Rc::new(Placed { runs, crcs: crcs.to_vec() }));
         self.insert(blocks, &content, segment);
     }

@@ -99,6 +99,12 @@ impl Format {
                 "name an existing block device or file, or add --size, for example --size 100G",
             ));
         }
+        if self.log.as_deref() == Some(Path::new("store")) {
+            return Err(ErrorBody::bad_request(
+                "a log in the store is made by the daemon",
+                "leave --log out here, and start the daemon with --log store; for a file of that name give ./store",
+            ));
+        }
         let log_bytes = self.log_size.unwrap_or(LOG_BYTES_DEFAULT);
         let wanted = [(Some(store), self.size), (self.log.as_deref(), Some(log_bytes))];
         for (path, bytes) in wanted {

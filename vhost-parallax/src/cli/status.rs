@@ -72,6 +72,9 @@ fn text(status: &Status) -> String {
         ("", reclaimable(store)),
         ("", store.io_mode.clone()),
     ];
+    if store.log_bytes > 0 {
+        rows.push(("", format!("{} for logs", human(store.log_bytes))));
+    }
     rows.extend(std::iter::once(log).chain(other_logs).flat_map(of_log));
     rows.extend([
         (

@@ -25,6 +25,7 @@ use crate::shard::devices::{Devices, open_locked};
 pub(super) struct Logs {
     place: LogPlace,
     log_bytes: u64,
+    shards: u16,
     discard: bool,
     store_url: String,
     store: Uuid,
@@ -46,6 +47,7 @@ impl Logs {
         let mut logs = Logs {
             place: LogPlace::Store,
             log_bytes: config.log_bytes,
+            shards: config.shards,
             discard: config.discard_log,
             store_url: config.store.clone(),
             store,
@@ -68,11 +70,12 @@ impl Logs {
     pub(super) fn shown(&self, shard: u16) -> String {
         self.file(shard).map_or_else(|| "store".to_owned(), |path| path.display().to_string())
     }
-    /// The file or device of the log of `shard`; None when it is in the store.
+    /// The file or device of the log of `shard`; None when it is in the store, or is to be. A log does not move: `--log` is for new
+    /// ones, and for those that are in files.
     pub(super) fn file(&self, shard: u16) -> Option<PathBuf> {
         match &self.place {
-            LogPlace::File(first) => Some(shard_log_path(first, shard)),
-            LogPlace::Store => None,
+            LogPlace::File(first) if !self.is_inside(shard) => Some(shard_log_path(first, shard)),
+            _ => None,
         }
     }
     /// Where the staging memory of `shard` is. Of this store: another one served from the same run directory meanwhile
@@ -100,9 +103,15 @@ impl Logs {
         }
         Ok(())
     }
-    /// Several shards have several logs, side by side.
+    /// Several shards have several logs, side by side; and none is elsewhere than somebody says.
     fn check_place(&self, shards: u16) -> Result<()> {
         let LogPlace::File(first) = &self.place else { return Ok(()) };
+        if !self.named.is_empty() && self.named.keys().all(|shard| self.is_inside(*shard)) {
+            return Err(ErrorBody::bad_request(
+                format!("the log of store {} is in the store, not at {}", self.store_url, first.display()),
+                "leave --log out, or give --log store",
+            ));
+        }
         let device = first.metadata().is_ok_and(|m| m.file_type().is_block_device());
         if device && shards > 1 {
             return Err(ErrorBody::bad_request(
@@ -124,9 +133,9 @@ impl Logs {
         let name = format!("log of shard {shard} in {}", store.info().name);
         Some(store.joined(name, stretches))
     }
-    /// Shards with log extents that no log is in or comes to.
+    /// Shards with log extents that no log is in or comes to: what an interrupted start leased, or a log that was given up.
     pub(super) fn left_over(&self, shards: u16) -> Vec<u16> {
-        let used = |shard: u16| self.place == LogPlace::Store && shard < shards;
+        let used = |shard: u16| self.is_inside(shard) || self.place == LogPlace::Store && shard < shards;
         self.inside.keys().copied().filter(|shard| !used(*shard)).collect()
     }
     /// See that there is room in the store for the log of `shard`, if that is where it belongs; `open` gives the store.
@@ -140,10 +149,14 @@ impl Logs {
         if self.place != LogPlace::Store || is_made {
             return Ok(());
         }
-        let (opening, bytes) = (open(), self.log_bytes);
+        let (opening, bytes, shards) = (open(), self.log_bytes, u64::from(self.shards));
+        let elsewhere: u64 = self.named.iter().filter(|(n, _)| **n != shard).map(|(_, log)| log.bytes).sum();
+        tracing::info!("making the log of shard {shard} in the store ({})", human(bytes));
         self.inside = devices.run(async move {
             let store = opening.await?;
-            store.lease_log(shard, bytes).await?;
+            // Some of each kind for every shard, and what other logs may have promised to writes.
+            let kept = 2 * shards + elsewhere.div_ceil(store.geometry().extent_bytes());
+            store.lease_log(shard, bytes, kept).await?;
             vdi_core::Result::Ok(store.logs_inside())
         })?;
         Ok(())
@@ -163,7 +176,7 @@ impl Logs {
                 None => Err(self.missing(named, "in its log extents", "give its place with --log PATH")),
             };
         };
-        self.make(&path, named, shard)?;
+        self.make(&path, named)?;
         let shown = path.display().to_string();
         let log = devices.adopt(open_locked(&shown)?)?;
         if named.is_none() && !self.discard {
@@ -173,18 +186,13 @@ impl Logs {
         Ok(log)
     }
     /// Make the log file if the store never had this log; refuse when its log is not there.
-    fn make(&self, path: &Path, named: Option<HostLog>, shard: u16) -> Result<()> {
+    fn make(&self, path: &Path, named: Option<HostLog>) -> Result<()> {
         if path.symlink_metadata().is_ok() {
             return Ok(());
         }
         let shown = path.display();
         if named.is_some() && !self.discard {
-            let hint = if self.is_inside(shard) {
-                "it is in the store: leave --log out, or give --log store"
-            } else {
-                "give its place with --log"
-            };
-            return Err(self.missing(named, &format!("at {shown}"), hint));
+            return Err(self.missing(named, &format!("at {shown}"), "give its place with --log"));
         }
         if let Some(dir) = path.parent() {
             std::fs::create_dir_all(dir).map_err(|e| failed(format!("make {}", dir.display()), &e))?;

@@ -137,7 +137,9 @@ impl Shard {
         let mut any = self.rings.take_requests();
         any |= world.engine.poll();
         any |= world.executor.run_until_stalled() > 0;
-        world.engine.kick();
+        if world.engine.kick() {
+            world.executor.run_until_stalled();
+        }
         // What tasks and log have just submitted is on its way before anything else is done.
         any |= world.engine.poll();
         any |= self.rings.finish_requests(now_ns);

@@ -2,7 +2,7 @@
 
 use super::*;
 use crate::executor::{block_on, yield_now};
-use crate::sim::shards::Engines;
+use crate::sim::shards::{Engines, Logs};
 
 /// Open a new store as two shards, and do `f`.
 fn with_two_shards<F: Future<Output = ()> + 'static>(f: impl FnOnce(Engines, Executor) -> F + 'static) {
@@ -35,7 +35,7 @@ fn shards_on<F: Future<Output = ()> + 'static>(
     let work = async move {
         let [store, logs @ ..] = disks.as_slice() else { unreachable!("three devices") };
         let env = |_| Env { staging: StagingMemory::default(), ..env.clone() };
-        all.open(env, store.clone(), logs.to_vec(), EngineOptions::default()).await.unwrap();
+        all.open(env, store.clone(), Logs::Disks(logs.to_vec()), EngineOptions::default()).await.unwrap();
         f(all, runs).await;
     };
     block_on(&executor, work, || {

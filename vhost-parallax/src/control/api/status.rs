@@ -47,6 +47,9 @@ pub struct StoreStatus {
     pub used_bytes: u64,
     /// Space that can still be written.
     pub free_bytes: u64,
+    /// Space that is leased for logs in the store.
+    #[serde(default)]
+    pub log_bytes: u64,
     /// Of the used space: what deleted VDIs and snapshots left for `collect`, as the last one or a dry run counted it.
     /// Null when something was deleted since, or nothing counted since the daemon started: counting reads all
     /// trees, so `status` does not.

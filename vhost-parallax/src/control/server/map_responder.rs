@@ -257,6 +257,7 @@ impl Map {
             size_bytes: 100 << 30,
             used_bytes: 30 << 30,
             free_bytes: 70 << 30,
+            log_bytes: 0,
             reclaimable_bytes: Some(3 << 20),
             reclaimable_unix_ms: Some(1_795_182_000_000),
             io_mode: "io_uring, O_DIRECT".into(),

@@ -66,6 +66,7 @@ impl Front {
                 size_bytes: engine.space.total_bytes,
                 used_bytes: sum(|p| p.used_bytes),
                 free_bytes: sum(|p| p.free_bytes),
+                log_bytes: self.home.engine.store().log_bytes(),
                 reclaimable_bytes: reclaimable.map(|r| r.bytes),
                 reclaimable_unix_ms: reclaimable.map(|r| r.wall_ns / NS_PER_MS),
                 io_mode: engine.store_device.1,
