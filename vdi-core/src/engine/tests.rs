@@ -48,11 +48,14 @@ impl World {
         World::with_log(LOG_BYTES)
     }
     fn with_log(bytes: u64) -> World {
-        let w = World { log_bytes: Some(bytes), ..World::default() };
+        World::made(bytes, FormatOptions::default())
+    }
+    fn made(log_bytes: u64, options: FormatOptions) -> World {
+        let w = World { log_bytes: Some(log_bytes), ..World::default() };
         let store = w.store_device();
         let devices = [store.clone()];
         drive(&Executor::new(), None, &devices, async move {
-            Engine::format(env(&Executor::new()), store, FormatOptions::default()).await.unwrap()
+            Engine::format(env(&Executor::new()), store, options).await.unwrap()
         });
         w
     }

@@ -22,6 +22,8 @@ struct Memory {
     here: StagingMemory,
     /// What is elsewhere.
     elsewhere: Option<StagingMemory>,
+    /// Which of the two a reboot has ended, when a start finds them.
+    gone: [bool; 2],
     /// That is what the last daemon used.
     astray: bool,
     /// The disks whose writes it has then.
@@ -33,12 +35,22 @@ impl Memories {
         let (log_bytes, staging_bytes) = (options.log_bytes, options.engine.staging_bytes.min(WORLD_BYTES));
         let bytes = StagingMemory::bytes_for(log_bytes, staging_bytes).expect("a world's log is one");
         let here = || found(bytes, options.staged);
-        let shard = |_| Memory { here: here(), elsewhere: None, astray: false, disks: BTreeSet::new() };
+        let shard = |_| Memory {
+            here: here(),
+            elsewhere: None,
+            gone: [false; 2],
+            astray: false,
+            disks: BTreeSet::new(),
+        };
         Memories { shards: (0..options.shards_max).map(shard).collect(), bytes }
     }
     /// For a new life of the logs, by shard.
     pub fn next_life(&mut self) -> Vec<StagingMemory> {
         let next = |m: &mut Memory| {
+            if std::mem::take(&mut m.gone[0]) {
+                // Nothing else in it means anything then, and the whole of it takes long to zero.
+                m.here.memory.store(0, 0);
+            }
             m.here.life += 1;
             m.here.clone()
         };
@@ -49,11 +61,7 @@ impl Memories {
         for m in &mut self.shards {
             m.here.boot = m.here.boot.map(|boot| boot + 1);
             m.astray = false;
-            for staging in std::iter::once(&mut m.here).chain(&mut m.elsewhere) {
-                if random.coin() {
-                    staging.memory = OwnMemory::zeroed(self.bytes);
-                }
-            }
+            m.gone = m.gone.map(|gone| gone || random.coin());
         }
     }
     /// The next start of some shards finds another memory, or none; `owners` says which shard has which disk.
@@ -100,6 +108,7 @@ impl Memory {
         let other = self.elsewhere.as_mut().expect("what is astray is elsewhere");
         (other.boot, other.life) = (self.here.boot, self.here.life);
         std::mem::swap(&mut self.here, other);
+        self.gone.swap(0, 1);
         self.astray = !self.astray;
     }
 }

@@ -15,7 +15,7 @@ use super::workload::{self, Action};
 use crate::clock::{Clock, ManualClock};
 use crate::device::DeviceHandle;
 use crate::device::simulated::{CrashPoint, Faults, Random, SimulatedDisk, Survival};
-use crate::engine::{Engine, Env};
+use crate::engine::Env;
 use crate::executor::Executor;
 use crate::log::StagingMemory;
 use crate::sabotage::Point;
@@ -406,7 +406,7 @@ impl World {
             return true;
         }
         let asked = self.engines.pass_on();
-        self.engines.all().iter().for_each(Engine::kick);
+        self.engines.all().iter().for_each(|e| _ = e.kick());
         asked | (self.executor.run_until_stalled() > 0)
     }
     fn next_completion_ns(&self) -> Option<u64> {

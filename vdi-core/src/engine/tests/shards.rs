@@ -40,7 +40,7 @@ fn shards_on<F: Future<Output = ()> + 'static>(
     };
     block_on(&executor, work, || {
         let asked = engines.pass_on();
-        engines.all().iter().for_each(Engine::kick);
+        engines.all().iter().for_each(|e| _ = e.kick());
         let moved = devices.iter().fold(asked, |any, device| device.poll() | any);
         // Nothing but time can go on.
         let later = || time.next_timer_ns().map(|ns| time.advance_to(ns)).is_some();

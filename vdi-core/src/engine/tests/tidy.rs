@@ -184,35 +184,76 @@ fn a_roll_back_waits_for_idle_work_and_keeps_it_out() {
 
 #[test]
 fn regions_with_little_in_them_are_emptied_when_free_space_is_in_pieces() {
+    // Extents of eight regions.
+    let w = World::made(LOG_BYTES, FormatOptions { extent_bits: Some(12), ..FormatOptions::default() });
+    w.run(|e| async move {
+        e.create("a", DISK).await.unwrap();
+        let vdi = e.open_vdi("a").await.unwrap();
+        // As much as makes every extent somebody's, and then only every sixteenth block stays.
+        let mut mib = 0;
+        while e.status().space.free_extents > 0 {
+            vdi.write(mib * 2048, &fill(mib as u8 + 1, 1 << 20), Ack::WriteBack).await.unwrap();
+            mib += 1;
+            e.checkpoint().await.unwrap();
+        }
+        for n in 0..mib * 16 {
+            vdi.discard((n * 16 + 1) * 8, 15 * 8, Ack::WriteBack).await.unwrap();
+        }
+        for _ in 0..2 {
+            e.checkpoint().await.unwrap();
+        }
+        assert!(e.store().lacks_empty_regions(), "{mib} MiB");
+        let mut moved = 0;
+        for _ in 0..8 {
+            moved += e.tidy().await.blocks;
+            vdi.touch_all();
+            for _ in 0..2 {
+                e.checkpoint().await.unwrap();
+            }
+        }
+        assert!(moved > 0);
+        assert!(!e.store().lacks_empty_regions(), "{moved} blocks of {} moved", mib * 16);
+        for n in 0..mib * 16 {
+            let all = bytes_of(&fill((n / 16) as u8 + 1, 1 << 20));
+            assert!(read(&vdi, n * 128, 4096).await == all[(n % 16) as usize << 16..][..4096], "{n}");
+        }
+    });
+}
+
+#[test]
+fn a_disk_that_lies_in_order_is_not_looked_at_again_for_a_write() {
     let w = World::formatted();
     w.run(|e| async move {
         e.create("a", DISK).await.unwrap();
         let vdi = e.open_vdi("a").await.unwrap();
-        let block = |n: u64| (n * 16, (n % 251) as u8 + 1);
-        // All that there is room for, and then only every sixteenth block stays.
-        let mut blocks = 0;
-        while e.store().space().free_bytes > 20 << 20 {
-            write(&vdi, blocks * 8, &fill((blocks / 16 % 251) as u8 + 1, 4096 * 256)).await;
-            blocks += 256;
-            if blocks % 2048 == 0 {
-                e.checkpoint().await.unwrap();
-            }
-        }
-        for n in 0..blocks / 16 {
-            vdi.discard((n * 16 + 1) * 8, 15 * 8, Ack::WriteBack).await.unwrap();
-        }
-        for n in 0..blocks / 16 {
-            write(&vdi, block(n).0 * 8, &fill(block(n).1, 4096)).await;
+        for mib in 0..32 {
+            write(&vdi, mib * 2048, &fill(1, 1 << 20)).await;
         }
         e.checkpoint().await.unwrap();
+        assert!(e.tidy().await.complete);
+        let lookups = |e: &Engine| e.status().cache_hits + e.status().cache_misses;
+        write(&vdi, 0, &fill(2, 4096)).await;
         e.checkpoint().await.unwrap();
-        assert!(e.store().lacks_empty_regions() || e.tidy().await.blocks == 0);
-        e.tidy().await;
-        e.checkpoint().await.unwrap();
-        e.checkpoint().await.unwrap();
-        assert!(!e.store().lacks_empty_regions());
-        for n in 0..blocks / 16 {
-            assert!(read(&vdi, block(n).0 * 8, 4096).await == bytes_of(&fill(block(n).1, 4096)), "block {n}");
-        }
+        let before = lookups(&e);
+        assert!(e.tidy().await.complete);
+        let looked = lookups(&e) - before;
+        assert!(looked <= u64::from(vdi.root().depth), "{looked} nodes");
+    });
+}
+
+#[test]
+fn idle_work_does_not_begin_while_a_guest_waits_for_an_answer() {
+    let w = World::formatted();
+    w.run(|e| async move {
+        e.create("a", DISK).await.unwrap();
+        let vdi = e.open_vdi("a").await.unwrap();
+        written(&e, &vdi).await;
+        e.shared().under_way.set(1);
+        let executor = e.shared().executor.clone();
+        executor.sleep(30_000_000_000).await;
+        assert_eq!(e.tidied_blocks(), 0);
+        e.shared().under_way.set(0);
+        executor.sleep(30_000_000_000).await;
+        assert_eq!(e.tidied_blocks(), BLOCKS);
     });
 }

@@ -13,8 +13,10 @@ fn memory(boot: u64) -> StagingMemory {
 
 impl World {
     fn adopt(&self, staging: &StagingMemory, give_up: bool) -> Result<Scan> {
-        let (scan, staging) = (self.scan()?, staging.clone());
-        self.run(None, async move { scan.adopt(&staging, give_up).await })
+        let (device, staging) = (self.device.clone(), staging.clone());
+        self.run(None, async move {
+            Log::scan_staged(&device, LOG, STORE, &staging).await?.adopt(&staging, give_up).await
+        })
     }
     /// The next life.
     fn start_staged(&self, staging: &mut StagingMemory) -> Log {
@@ -97,7 +99,8 @@ fn a_kill_while_records_are_adopted_changes_nothing() {
                 (world.device.clone(), staging.clone(), world.executor.clone());
             staging.life += 1;
             let started = world.spawn(async move {
-                let scan = Log::scan(&device, LOG, STORE).await?.adopt(&memory, false).await?;
+                let scan =
+                    Log::scan_staged(&device, LOG, STORE, &memory).await?.adopt(&memory, false).await?;
                 memory.life += 1;
                 scan.start(&executor, &memory).await.map(drop)
             });
@@ -122,8 +125,50 @@ fn a_loss_of_power_leaves_nothing_to_adopt_but_what_was_flushed() {
     drop(log);
     world.disk.power_loss(Survival::Nothing);
     world.reopen();
-    staging.boot = Some(2);
+    staging = StagingMemory { life: staging.life, ..memory(2) };
     assert_eq!(seqs(&world.adopt(&staging, false).unwrap()), [1]);
+}
+
+/// A host within a host has boots of its own, and memory that it shares.
+#[test]
+fn what_was_staged_is_there_whatever_boot_it_is_said_to_be() {
+    for boot in [Some(2), None] {
+        let mut staging = memory(1);
+        let mut world = World::new(RING_BYTES, 6);
+        let log = world.start_staged(&mut staging);
+        world.crash.arm(1);
+        let all = world.append_until_it_dies(&log, 1, 5);
+        drop(log);
+        world.kill();
+        staging.boot = boot;
+        assert_eq!(seqs(&world.adopt(&staging, false).unwrap()), all);
+    }
+    let nowhere = StagingMemory { boot: None, ..StagingMemory::default() };
+    let mut staging = memory(1);
+    let mut world = World::new(RING_BYTES, 6);
+    drop(world.start_staged(&mut staging));
+    world.kill();
+    let refused = world.adopt(&nowhere, false).err().map(|e| e.kind());
+    assert_eq!(refused, Some(ErrorKind::StagingMissing), "it may be the same boot");
+}
+
+#[test]
+fn what_was_flushed_last_is_missed_when_it_rots() {
+    let mut staging = memory(1);
+    let mut world = World::new(RING_BYTES, 12);
+    let log = world.start_staged(&mut staging);
+    world.append(&log, &write(1, 2)).unwrap();
+    world.flush(&log).unwrap();
+    let last = world.append(&log, &write(2, 2)).unwrap();
+    world.flush(&log).unwrap();
+    let data = last.segment.block_offset(0).unwrap();
+    drop((log, last));
+    world.kill();
+    world.rot(data - crate::units::BLOCK_BYTES + 200);
+    let scan = world.adopt(&staging, false).unwrap();
+    assert_eq!((seqs(&scan), scan.findings().len()), (vec![1], 1));
+    // Of one whose memory is gone nobody knows.
+    assert_eq!(world.scan().unwrap().findings().len(), 0);
 }
 
 #[test]
