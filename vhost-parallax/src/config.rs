@@ -47,7 +47,8 @@ pub struct Typed {
     #[arg(long, value_name = "FILE")]
     pub config: Option<PathBuf>,
     /// Give up a log that is missing, not the store's, or is or was damaged, and everything that only it holds: its
-    /// VDIs go back to their last checkpoint, and those held for the damage are let go. A sound log is used as ever
+    /// VDIs go back to their last checkpoint, and those held for the damage are let go. A sound log is used as ever, but what a killed daemon had staged for
+    /// it is given up, too, if that is not there
     #[arg(long)]
     pub discard_log: bool,
     /// For tests: complete requests in an order drawn from this seed

@@ -3,7 +3,7 @@
 //! Invariants:
 //! - an [`AlignedBuf`] is aligned to 4 KiB (what O_DIRECT needs) and always initialised;
 //! - a [`GuestSlice`] keeps its region mapped for as long as it lives, and no Rust reference is
-//!   ever made to the memory behind it: the guest may change it at any time.
+//!   ever made to the memory of a guest behind it, which the guest may change at any time.
 
 #![expect(unsafe_code, reason = "memory the kernel and guests write: raw pointers with a keep-alive")]
 

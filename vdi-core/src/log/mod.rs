@@ -22,7 +22,8 @@
 //!   copies of records alone ([`copies`]), so that a full ring can always be made to move on.
 //! - The space of a segment is reused only when a trim has passed it, nobody holds its [`Segment`], and
 //!   the head that names the new tail is durable.
-//! - No segment starts more than `unflushed_bytes_max` after the end of the durable part. Hence whoever
+//! - No segment starts more than `unflushed_bytes_max` after the end of the durable part, or what was adopted after it,
+//!   which is flushed before anything else is written. Hence whoever
 //!   finds a bad segment finds proof that it was once durable, if there is any, within
 //!   [`ring::Ring::probe_bytes`].
 //! - After the first failed write or flush nothing is acknowledged any more: every call ends with

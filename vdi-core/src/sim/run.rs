@@ -16,8 +16,6 @@ use crate::error::ErrorKind;
 use crate::sabotage;
 use crate::store::FREED_TWICE;
 
-/// Log of the extent size in a world: the smallest.
-
 /// A broken promise and the world that shows it.
 #[derive(Clone, Debug)]
 pub struct Failure {

@@ -5,7 +5,7 @@
 //! Invariants:
 //! - the bitmap on disk errs towards used: a bit is cleared only after the freed block left the
 //!   quarantine (`reuse`), and a block is referenced only after its claim is durable (`claims`);
-//! - claims are consumed in ascending order, and the host record that says how far is durable before
+//! - each claim is consumed in ascending order, and the host record that says how far is durable before
 //!   any VDI record that references the blocks;
 //! - the two slots of a record are never both unflushed.
 

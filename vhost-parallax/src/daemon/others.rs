@@ -122,6 +122,7 @@ impl Starting {
 impl Others {
     /// Wait until all have ended, as they were asked to; false when one of them left something staged.
     pub(super) fn join(self) -> bool {
-        self.0.into_iter().fold(true, |left, thread| thread.join().unwrap_or(false) && left)
+        let ended: Vec<bool> = self.0.into_iter().map(|thread| thread.join().unwrap_or(false)).collect();
+        ended.into_iter().all(|left| left)
     }
 }

@@ -215,7 +215,7 @@ fn regions_with_little_in_them_are_emptied_when_free_space_is_in_pieces() {
         assert!(!e.store().lacks_empty_regions(), "{moved} blocks of {} moved", mib * 16);
         for n in 0..mib * 16 {
             let all = bytes_of(&fill((n / 16) as u8 + 1, 1 << 20));
-            assert!(read(&vdi, n * 128, 4096).await == all[(n % 16) as usize << 16..][..4096], "{n}");
+            assert!(read(&vdi, n * 128, 4096).await == all[(n as usize % 16) << 16..][..4096], "{n}");
         }
     });
 }
