@@ -105,6 +105,9 @@ impl Point {
         Point::Adopted,
         Point::Rewritten,
     ];
+    /// Those that are passed at starts only.
+    pub const AT_START: [Point; 5] =
+        [Point::LogReturned, Point::IncarnationOpened, Point::Replayed, Point::StagingBegins, Point::Adopted];
     /// Its name in reports.
     #[must_use]
     pub fn name(self) -> &'static str {

@@ -176,9 +176,12 @@ impl Options {
         let store_bytes = *random.pick(stores) << 20;
         let log_bytes = RING_OFFSET_BYTES + ring_bytes;
         let shards: &[u16] = if full { &[1, 1, 1, 2] } else { &[1, 1, 1, 2, 3] };
-        let shards_max = *random.pick(shards);
-        let fits = 4 * u64::from(shards_max) * log_bytes <= store_bytes;
-        let log_inside = !full && liar.is_none() && fits && random.below(6) == 0;
+        let log_inside = !full && liar.is_none() && 4 * log_bytes <= store_bytes && random.below(5) == 0;
+        let shards_max = match (store_bytes / 4 / log_bytes).min(3) as u16 {
+            // Starts with more and less.
+            room if log_inside => 1 + random.below(u64::from(room)) as u16,
+            _ => *random.pick(shards),
+        };
         let log_bytes =
             if log_inside { log_bytes.div_ceil(LOG_EXTENT_BYTES) * LOG_EXTENT_BYTES } else { log_bytes };
         let operations = if full || ring_bytes < 4 << 20 { 60..250 } else { 10..120 };

@@ -221,7 +221,7 @@ fn stop_and_recover(world: &mut World) -> Result<(), String> {
             break;
         }
         let scale = world.random.below(8);
-        world.arm(scale);
+        world.arm_start(scale);
         match open(world) {
             Ok(result) => {
                 // Recovered before the crash point: what was recovered is certain even now.

@@ -197,9 +197,19 @@ impl World {
     /// Stop at the moment that the dice say: at some event of a device, `2^scale` of them from now at most, or at
     /// a named point.
     pub fn arm(&mut self, scale: u64) {
+        self.arm_among(scale, &Point::ALL);
+    }
+    /// As [`World::arm`], for a start.
+    pub fn arm_start(&mut self, scale: u64) {
+        match self.random.coin() {
+            true => self.arm_among(scale, &Point::AT_START),
+            false => self.arm(scale),
+        }
+    }
+    fn arm_among(&mut self, scale: u64, points: &[Point]) {
         let events = 1 + self.random.below(1 << scale);
         if self.random.coin() {
-            let point = *self.random.pick(&Point::ALL);
+            let point = *self.random.pick(points);
             let passes = *self.random.pick(&[3, 3, 30]);
             self.crash_point.arm_at(point, 1 + self.random.below(passes));
         } else {
