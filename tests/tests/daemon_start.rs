@@ -7,6 +7,9 @@ use parallax_tests::daemon::{LOG_SIZE, Served};
 use parallax_tests::front_end::{FrontEnd, Shape};
 use serde_json::json;
 
+/// The run directory of the daemon that runs.
+const OWN: &str = "";
+
 /// It failed, and said what and what to do.
 fn refused(output: &Output, says: &str) {
     let text = String::from_utf8_lossy(&output.stderr);
@@ -15,11 +18,12 @@ fn refused(output: &Output, says: &str) {
     assert!(text.contains("hint: "), "{text}");
 }
 
-/// Arguments for another daemon on `served`'s store, with a run directory and a log of the caller's.
+/// Arguments for another daemon on `served`'s store, with a run directory (or its own) and a log of the caller's.
 fn arguments(served: &Served, run: &str, log: &str) -> Vec<String> {
     let path = |name: &str| served.dir().join(name).display().to_string();
     let store = served.daemon.store().display().to_string();
-    let parts = ["--store", &store, "--run-dir", &path(run), "--log", &path(log), "--log-size", LOG_SIZE];
+    let run = if run == OWN { served.daemon.run_dir().display().to_string() } else { path(run) };
+    let parts = ["--store", &store, "--run-dir", &run, "--log", &path(log), "--log-size", LOG_SIZE];
     parts.iter().map(|s| (*s).to_string()).collect()
 }
 
@@ -31,7 +35,7 @@ fn another(served: &Served, run: &str, log: &str) -> Output {
 #[test]
 fn a_second_daemon_is_refused_by_run_directory_and_by_store() {
     let served = Served::started(&[]);
-    refused(&another(&served, "run", "log"), "another daemon (process");
+    refused(&another(&served, OWN, "log"), "another daemon (process");
     refused(&another(&served, "elsewhere", "log2"), "locked by process");
     assert!(served.daemon.control().unwrap().get("/status").is_ok(), "the first is not disturbed");
 }

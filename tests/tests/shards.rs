@@ -116,7 +116,7 @@ fn so_it_is_with_logs_in_the_store() {
         ["--store", &store, "--run-dir", &run.display().to_string(), "--log", &log].map(String::from);
     let refused = Served::another(&elsewhere.each_ref().map(String::as_str));
     let text = String::from_utf8_lossy(&refused.stderr);
-    assert!(text.contains("it is in the store"), "{text}");
+    assert!(text.contains("is in the store, not at"), "{text}");
 }
 
 /// Start with one number after the other; there must be so many log files.
