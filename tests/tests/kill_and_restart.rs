@@ -4,7 +4,7 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use parallax_tests::daemon::Served;
+use parallax_tests::daemon::{LOG_SIZE, Served};
 use parallax_tests::front_end::{FrontEnd, Shape};
 use parallax_tests::kills::{Plan, run};
 use parallax_tests::load::stamp;
@@ -84,4 +84,35 @@ fn a_write_that_was_in_flight_does_not_come_back_over_a_later_one() {
         }
     }
     assert!(overtaken > 0, "some second write was answered before the first");
+}
+
+#[test]
+fn what_a_killed_daemon_had_staged_is_looked_for_and_a_stop_leaves_nothing_to_look_for() {
+    for (shards, inside) in [("1", false), ("2", false), ("2", true)] {
+        let mut served = match inside {
+            true => Served::started_with_log_inside(&["--shards", shards, "--log-size", LOG_SIZE]),
+            false => Served::started(&["--shards", shards]),
+        };
+        let files = |served: &Served| {
+            let dir = std::fs::read_dir(served.daemon.run_dir().join("staging")).unwrap();
+            dir.flatten().map(|entry| entry.path()).collect::<Vec<_>>()
+        };
+        assert_eq!(files(&served).len().to_string(), shards);
+        let socket = served.attach_new("web", 64 << 20);
+        let mut guest = FrontEnd::start(&socket, Shape::default()).unwrap();
+        assert_eq!(guest.write(0, &[1; 8192]), 0);
+        served.daemon.kill();
+        for file in files(&served) {
+            let elsewhere = served.daemon.run_dir().join("elsewhere");
+            std::fs::rename(&file, &elsewhere).unwrap();
+            let refused = served.daemon.start().unwrap_err().to_string();
+            assert!(refused.contains("its staging memory is not here"), "{refused}");
+            std::fs::rename(&elsewhere, &file).unwrap();
+        }
+        served.daemon.start().unwrap();
+        guest.reconnect(&socket, LIMIT).unwrap();
+        assert_eq!(guest.read(0, 8192), [1; 8192]);
+        served.daemon.stop().unwrap();
+        assert_eq!(files(&served), Vec::<std::path::PathBuf>::new());
+    }
 }
