@@ -140,10 +140,12 @@ impl Daemon {
     }
 }
 
-/// Cores of this machine.
+/// Cores of this machine, whichever of them this process is kept on.
 #[must_use]
 pub fn cores() -> usize {
-    std::thread::available_parallelism().map_or(1, usize::from)
+    let stat = std::fs::read_to_string("/proc/stat").unwrap_or_default();
+    let of_core = |line: &&str| line.starts_with("cpu") && !line.starts_with("cpu ");
+    stat.lines().filter(of_core).count().max(1)
 }
 
 /// Keep this process (and threads it starts from now on) on core 0, where there are two.
