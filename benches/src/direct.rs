@@ -64,7 +64,7 @@ impl Direct {
             format!("--bs={}", load.block_bytes),
             format!("--iodepth={}", load.depth),
             format!("--runtime={}", load.duration.as_secs_f64()),
-            format!("--randseed={}", load.seed),
+            format!("--randseed={}", load.seed >> 1),
             "--time_based".into(),
             "--norandommap".into(),
         ];
