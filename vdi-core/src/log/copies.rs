@@ -12,6 +12,9 @@ use crate::format::record::Record;
 use crate::format::segment::verify_at;
 use crate::units::{BLOCK_BYTES, SegmentSeq};
 
+/// Reads of a segment before it is believed to be damaged: all of a move is in vain for one that was misread.
+const READS_MAX: usize = 4;
+
 impl Log {
     /// Bytes of records that one batch of copies can hold, and that all copies together may take.
     #[must_use]
@@ -43,6 +46,16 @@ impl Log {
     /// # Errors
     /// [`ErrorKind::Corrupt`] when they are not what was written there, [`ErrorKind::Io`].
     pub async fn read_records(&self, segment: &Rc<Segment>) -> Result<Vec<(Record, u32)>> {
+        let mut records = self.read_records_once(segment).await;
+        for _ in 1..READS_MAX {
+            if records.is_ok() {
+                break;
+            }
+            records = self.read_records_once(segment).await;
+        }
+        records
+    }
+    async fn read_records_once(&self, segment: &Rc<Segment>) -> Result<Vec<(Record, u32)>> {
         let place = segment.place();
         let offset_bytes = self.0.ring.device_offset(place.at);
         let head_bytes = usize::try_from(place.data_offset_bytes - offset_bytes).expect("a head area");

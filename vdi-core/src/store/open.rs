@@ -341,7 +341,8 @@ async fn write_what_was_made(
     if made.is_empty() { Ok(()) } else { device.flush().await }
 }
 
-/// What the headers of `extents` say; None when one of them is damaged or cannot be read.
+/// What the headers of `extents` say; None when one of them is damaged or cannot be read, or perhaps was being written: then its
+/// bitmap is not whole either.
 async fn entries_by_headers(
     device: &DeviceHandle,
     sb: &Superblock,
@@ -352,9 +353,23 @@ async fn entries_by_headers(
         let start_block = u64::from(number.0) << sb.geometry.extent_bits;
         let bytes = extent::overhead_blocks(sb.geometry) as usize * BLOCK_SIZE;
         let head = device.read_pieces(start_block * BLOCK_BYTES, bytes).await;
-        entries.push(extent::entry_by_head(head.prefix(), number, sb));
+        let entry = extent::entry_by_head(head.prefix(), number, sb);
+        entries.push(entry.filter(|e| !is_allocated_from(e.kind) || has_bitmap(head.prefix(), number, sb)));
     }
     entries.into_iter().collect()
+}
+
+fn is_allocated_from(kind: ExtentKind) -> bool {
+    matches!(kind, ExtentKind::Data | ExtentKind::Metadata)
+}
+
+/// Whether all of its bitmap is in `head`, the first blocks of extent `number`.
+fn has_bitmap(head: &[u8], number: ExtentNumber, sb: &Superblock) -> bool {
+    (0..extent::bitmap_sectors(sb.geometry)).all(|index| {
+        let at = extent::sector_offset(index) as usize;
+        head.get(at..at + SECTOR)
+            .is_some_and(|sector| extent::decode_sector(sector, number, index, sb.uuid).is_ok())
+    })
 }
 
 async fn read_registry(

@@ -92,8 +92,14 @@ async fn read_inline(log: &crate::log::Log, originals: &[Original]) -> Result<Al
     let mut at = 0;
     for o in originals {
         let Body::Write { crcs, .. } = &o.record.body else { continue };
-        let data = log.read_data(&o.segment, o.first_block, crcs.len() as u32).await?;
-        if !data.chunks_exact(BLOCK_SIZE).zip(crcs).all(|(block, crc)| crc32c(block) == *crc) {
+        let is_whole =
+            |data: &[u8]| data.chunks_exact(BLOCK_SIZE).zip(crcs).all(|(block, crc)| crc32c(block) == *crc);
+        let mut data = log.read_data(&o.segment, o.first_block, crcs.len() as u32).await?;
+        if !is_whole(&data) {
+            // All of a move is in vain for data that were misread.
+            data = log.read_data(&o.segment, o.first_block, crcs.len() as u32).await?;
+        }
+        if !is_whole(&data) {
             return Err(Error::corrupt(
                 "log data",
                 format!("segment {}", o.segment.seq().0),
