@@ -51,6 +51,7 @@ for name in $targets; do
   edges=$(grep -o 'cov: [0-9]*' "$log" | tail -1 | awk '{print $2}')
   echo "fuzz: $name: $runs runs in $took s of processor time, ${edges:-0} edges, $(find "$grown" -type f | wc -l) inputs"
   found=0
+  # What libFuzzer ends with when it is told to stop.
   if [ "$status" = 72 ]; then
     echo "fuzz: $name was interrupted"
     failed=1

@@ -120,6 +120,10 @@ impl Engine {
         entry: &RegistryEntry,
         remember: impl AsyncFnOnce(VdiGeneration) -> Result<()>,
     ) -> Result<Vdi> {
+        // First: one that shows an older record is open, and stranded too.
+        if let Some(v) = self.0.vdis.borrow().get(&entry.id) {
+            return Ok(v.clone());
+        }
         if self.0.away.borrow().contains(&entry.id) {
             return Err(Error::new(
                 ErrorKind::Busy,
@@ -129,9 +133,6 @@ impl Engine {
         }
         if let Some(s) = self.0.stranded.borrow().get(&entry.id) {
             return Err(s.error());
-        }
-        if let Some(v) = self.0.vdis.borrow().get(&entry.id) {
-            return Ok(v.clone());
         }
         if self.store().find_vdi_id(entry.id).is_none() {
             // Whoever asks has an entry of before.
