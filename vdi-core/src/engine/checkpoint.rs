@@ -137,10 +137,10 @@ impl Engine {
         for v in &vdis {
             turns.push(v.lock_turn().await);
         }
-        let through = shared.log.newest();
+        let (through, sealed) = (shared.log.newest(), shared.log.sealed_through());
         shared.staging.taken();
         shared.store.begin_announcing();
-        let cuts: Vec<_> = vdis.iter().filter(|v| v.is_due()).map(|v| (v, v.cut(through))).collect();
+        let cuts: Vec<_> = vdis.iter().filter(|v| v.is_due()).map(|v| (v, v.cut(sealed))).collect();
         let mut prepared: Vec<(&Vdi, Prepared)> = Vec::new();
         let mut problem = None;
         for (vdi, cut) in cuts {

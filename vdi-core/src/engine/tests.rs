@@ -578,7 +578,7 @@ fn room_promised_to_the_log_is_promised_again_after_a_kill_and_leaks_make_room_f
     for _ in 0..3 {
         w.run(|e| async move {
             let a = e.open_vdi("a").await.unwrap();
-            let cut = a.cut(e.shared().log.newest()).expect("the log holds something");
+            let cut = a.cut(e.shared().log.sealed_through()).expect("the log holds something");
             a.apply(cut).await.map(drop).map_err(|(_, e)| e).unwrap();
             e.store().write_host_record().await.unwrap();
         });

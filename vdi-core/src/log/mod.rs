@@ -188,6 +188,11 @@ impl Log {
     pub fn newest(&self) -> SegmentSeq {
         self.0.state.borrow().newest()
     }
+    /// The newest segment that nothing is appended to any more, and no older one is.
+    #[must_use]
+    pub fn sealed_through(&self) -> SegmentSeq {
+        SegmentSeq(self.0.state.borrow().unsealed().0 - 1)
+    }
     /// The oldest segment still held: what keeps the ring's space.
     #[must_use]
     pub fn tail(&self) -> SegmentSeq {

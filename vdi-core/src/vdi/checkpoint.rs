@@ -82,7 +82,7 @@ impl Prepared {
 
 impl Vdi {
     /// Mark what the next checkpoint takes: everything so far. None when there is nothing. `segment` is the
-    /// newest log segment that may hold a record of it.
+    /// newest log segment that no record is appended to any more.
     #[must_use]
     pub fn cut(&self, segment: SegmentSeq) -> Option<Cut> {
         let inner = &self.0;

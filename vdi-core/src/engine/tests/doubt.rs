@@ -2,7 +2,8 @@
 
 use super::held::{LOG, busy, clean, damage, two_disks};
 use super::*;
-use crate::units::{BLOCK_BYTES, BLOCK_SIZE, ExtentNumber};
+use crate::executor::{LocalFuture, join_all};
+use crate::units::{BLOCK_BYTES, BLOCK_SIZE, ExtentNumber, SegmentSeq};
 
 #[test]
 fn a_disk_whose_newest_record_cannot_be_read_now_is_not_taken_for_what_it_was() {
@@ -285,6 +286,43 @@ fn a_disk_whose_tree_has_all_that_a_damaged_part_of_the_log_held_is_not_held_for
         assert_eq!(e.show("good").await.unwrap().held, None);
         let good = e.open_vdi("good").await.unwrap();
         assert_eq!(read(&good, 0, 4096).await, bytes_of(&fill(6, 4096)));
+    });
+}
+
+#[test]
+fn a_disk_is_held_when_records_after_its_checkpoint_are_lost_with_their_segment() {
+    let (w, root) = two_disks();
+    let was = damage(&w.store, root);
+    let lost = w.run(|e| async move {
+        let (bad, good) = (e.open_vdi("bad").await.unwrap(), e.open_vdi("good").await.unwrap());
+        let log = &e.shared().log;
+        write(&bad, 0, &fill(5, 4096)).await;
+        bad.flush().await.unwrap();
+        let shared = log.newest().0 + 1;
+        let checkpoint = async {
+            // 'bad' holds the tail.
+            e.checkpoint().await.unwrap_err();
+        };
+        let data = [fill(6, 4096), fill(7, 4096)];
+        let all: [LocalFuture<'_, ()>; 3] =
+            [Box::pin(write(&good, 0, &data[0])), Box::pin(checkpoint), Box::pin(write(&good, 8, &data[1]))];
+        join_all(all.into()).await;
+        let segments = log.segments_from(SegmentSeq(shared)).0;
+        let lost = segments[0].block_offset(0).unwrap() - 4096;
+        assert_eq!(good.oldest_segment(), Some(SegmentSeq(shared)), "both writes share a segment");
+        good.flush().await.unwrap();
+        // A later segment shows that it was durable.
+        e.create("other", DISK).await.unwrap();
+        let other = e.open_vdi("other").await.unwrap();
+        write(&other, 8, &fill(5, 4096)).await;
+        other.flush().await.unwrap();
+        lost
+    });
+    w.store.write(root, &was);
+    damage(&w.log, lost);
+    w.run(|e| async move {
+        assert_eq!(e.status().recovery.findings, 1);
+        assert!(e.show("good").await.unwrap().held.is_some());
     });
 }
 
