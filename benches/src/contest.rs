@@ -98,7 +98,8 @@ impl<'a> Contest<'a> {
     pub fn rounds_of(&mut self, work: &Work, nth: usize) -> io::Result<Results> {
         let count = self.targets.len();
         let mut results = vec![Vec::new(); count];
-        for round in 0..self.rounds {
+        // The first round does not count: memory is touched for the first time, and maps are read.
+        for round in 0..=self.rounds {
             let load = work.load.of_round(round, nth);
             for turn in 0..count {
                 let which = (turn + round as usize) % count;
@@ -111,7 +112,7 @@ impl<'a> Contest<'a> {
                     false => Ok(None),
                 });
                 let named = |e: io::Error| io::Error::new(e.kind(), format!("{}: {e}", target.name()));
-                results[which].extend(numbers.map_err(named)?);
+                results[which].extend(numbers.map_err(named)?.filter(|_| round > 0));
             }
         }
         Ok(results)
