@@ -80,6 +80,21 @@ impl OwnMemory {
         self.check(at..at + dst.len());
         self.slice.copy_out(at, dst);
     }
+    /// The pages that are not zero, an arena's too, with where they start: what a kill leaves.
+    #[cfg(any(test, feature = "sim"))]
+    #[must_use]
+    pub fn pages(&self) -> Vec<(usize, Box<[u8]>)> {
+        let mut page = vec![0; BLOCK_SIZE];
+        let mut pages = Vec::new();
+        for at in (0..self.len()).step_by(BLOCK_SIZE) {
+            let page = &mut page[..BLOCK_SIZE.min(self.len() - at)];
+            self.slice.copy_out(at, page);
+            if page.iter().any(|b| *b != 0) {
+                pages.push((at, page.to_vec().into_boxed_slice()));
+            }
+        }
+        pages
+    }
     fn check(&self, range: Range<usize>) {
         assert!(range.end <= self.lent.load(Ordering::Relaxed), "{range:?} is the arena's");
     }

@@ -130,13 +130,17 @@ pub(super) fn open(world: &mut World) -> Result<Result<(), String>, End> {
     let before = world.model.borrow().shards;
     let shards = 1 + world.random.below(u64::from(world.options.shards_max)) as u16;
     let mut opened = open_as(world, shards, false)?;
-    if opened.as_ref().is_err_and(|e| e.kind() == ErrorKind::StagingMissing) && world.staging.is_astray() {
+    if opened.as_ref().is_err_and(|e| e.kind() == ErrorKind::StagingMissing)
+        && world.staging.borrow().is_astray()
+    {
         close_again(world);
         // Look for it, or do without.
         let found = world.random.coin();
         match found {
-            true => world.staging.find(),
-            false if world.lost == Lost::Nothing => world.lost = Lost::Staged(world.staging.astray()),
+            true => world.staging.borrow_mut().find(),
+            false if world.lost == Lost::Nothing => {
+                world.lost = Lost::Staged(world.staging.borrow().astray())
+            }
             false => {}
         }
         world.model.borrow_mut().report.missed += 1;
@@ -151,7 +155,7 @@ pub(super) fn open(world: &mut World) -> Result<Result<(), String>, End> {
         opened = open_as(world, before, false)?;
     }
     if opened.is_ok() {
-        world.staging.are_used();
+        world.staging.borrow_mut().are_used();
         world.model.borrow_mut().left_staging = false;
     }
     Ok(opened.map_err(|e| format!("open: {e:?}")))
@@ -171,7 +175,7 @@ fn open_as(world: &mut World, shards: u16, discard_log: bool) -> Result<crate::e
     let logs =
         if world.options.log_inside { Logs::Inside(world.options.log_bytes) } else { Logs::Disks(logs) };
     let (engines, options) = (world.engines.clone(), EngineOptions { discard_log, ..world.options.engine });
-    let staging = world.staging.next_life();
+    let staging = world.staging.borrow_mut().next_life();
     let env = move |shard| Env { staging: staging[usize::from(shard)].clone(), ..env.clone() };
     world.run(async move { engines.open(env, store, logs, options).await })
 }
@@ -319,7 +323,7 @@ pub(super) fn stop(world: &mut World, first: bool) -> Result<(), String> {
             for log in &world.logs {
                 log.power_loss(on_log);
             }
-            world.staging.reboot(&mut world.random);
+            world.staging.borrow_mut().reboot(&mut world.random);
             world.lost = Lost::Unflushed;
         }
         // After an orderly end the loss of power takes nothing.
@@ -341,14 +345,14 @@ pub(super) fn stop(world: &mut World, first: bool) -> Result<(), String> {
 /// With the daemon the logs' devices lose what was not flushed, which is in memory all the same; or a start does not find
 /// the memory.
 fn staging_is_put_to_the_test(world: &mut World) {
-    let staged = world.staging.all_outlive() && !world.model.borrow().left_staging;
+    let staged = world.staging.borrow().all_outlive() && !world.model.borrow().left_staging;
     if staged && world.random.below(4) == 0 {
         let survival = draw_survival(&mut world.random);
         world.logs.iter().for_each(|log| drop(log.power_loss(survival)));
     }
     if world.random.below(16) == 0 {
         let owners = world.engines.owners();
-        world.staging.mislay(&mut world.random, &owners);
+        world.staging.borrow_mut().mislay(&mut world.random, &owners);
     }
 }
 

@@ -4,7 +4,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::options::Options;
-use crate::buffer::OwnMemory;
+use crate::buffer::{OwnMemory, crc32c};
 use crate::device::simulated::Random;
 use crate::log::StagingMemory;
 
@@ -100,6 +100,43 @@ impl Memories {
     /// A daemon runs with what it has found.
     pub fn are_used(&mut self) {
         self.shards.iter_mut().for_each(|m| m.astray = false);
+    }
+}
+
+/// What a daemon that was killed had staged.
+pub struct Staged {
+    pages: Vec<(usize, Box<[u8]>)>,
+    life: u64,
+    boot: Option<u64>,
+}
+
+impl Staged {
+    /// Equal for equal bytes, and else almost certainly not.
+    #[must_use]
+    pub fn fingerprint(&self) -> u64 {
+        let print = |(at, page): &(usize, Box<[u8]>)| (*at as u64) << 32 ^ u64::from(crc32c(page));
+        self.pages.iter().fold(1, |sum: u64, page| sum.wrapping_mul(0x9e37_79b9_7f4a_7c15) ^ print(page))
+    }
+}
+
+/// The memory of a world with one shard.
+impl Memories {
+    /// What a kill would leave now.
+    #[must_use]
+    pub fn staged(&self) -> Staged {
+        let here = &self.shards[0].here;
+        Staged { pages: here.memory.pages(), life: here.life, boot: here.boot }
+    }
+    /// Nobody has used the memory yet: a kill left `staged` in it, or else a power loss took that.
+    pub fn load(&mut self, staged: &Staged, kill: bool) {
+        let here = &mut self.shards[0].here;
+        here.life = staged.life;
+        if kill {
+            here.boot = staged.boot;
+            staged.pages.iter().for_each(|(at, page)| here.memory.copy_in(*at, page));
+        } else {
+            here.boot = staged.boot.map(|boot| boot + 1);
+        }
     }
 }
 

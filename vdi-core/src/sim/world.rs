@@ -82,7 +82,7 @@ pub struct World {
     /// The disks of the logs, by shard.
     pub logs: Vec<SimulatedDisk>,
     /// What outlives the daemon but not the host.
-    pub staging: Memories,
+    pub staging: Rc<RefCell<Memories>>,
     /// What the last stop, and the starts after it, may have taken.
     pub lost: Lost,
     /// Where it stops.
@@ -137,7 +137,7 @@ impl World {
         let store = SimulatedDisk::new("store", options.store_bytes, &clock, store, &crash_point);
         let log = |dice| SimulatedDisk::new("log", options.log_bytes, &clock, dice, &crash_point);
         let logs: Vec<SimulatedDisk> = logs.into_iter().map(log).collect();
-        let staging = Memories::new(&options);
+        let staging = Rc::new(RefCell::new(Memories::new(&options)));
         World {
             options,
             random,
@@ -188,7 +188,7 @@ impl World {
     /// Power goes and comes back.
     pub fn power_loss(&mut self, survival: Survival) {
         self.disks().for_each(|disk| drop(disk.power_loss(survival)));
-        self.staging.reboot(&mut self.random);
+        self.staging.borrow_mut().reboot(&mut self.random);
     }
     /// One bit of what lies on one of the logs turns.
     pub fn rot_a_log(&mut self) {

@@ -102,6 +102,11 @@ impl Moment {
         let open: Vec<usize> = (0..pending.len()).collect();
         fates(&pending, &open, &vec![Fate::Lost; pending.len()])
     }
+    /// Tells `image` from all others, with what is left beside it.
+    pub fn fingerprint(&self, image: &Image, kill: bool) -> u64 {
+        let staged = self.staged.as_ref().filter(|_| kill).map_or(0, |s| s.fingerprint());
+        image.fingerprint() ^ staged
+    }
     /// The disks when this became of the pending writes.
     pub fn image(&self, fates: &Fates) -> Image {
         let image = Image(self.disks.iter().map(|e| e.durable.fork()).collect());

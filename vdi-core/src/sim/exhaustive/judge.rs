@@ -3,6 +3,7 @@
 
 use super::image::Image;
 use super::start::{SEED_OF_JUDGE, options};
+use super::tape::Moment;
 use crate::check::CheckOptions;
 use crate::device::simulated::{Random, Survival};
 use crate::sim::model::Model;
@@ -21,14 +22,19 @@ pub enum Depth {
     ToTheEnd,
 }
 
-/// Recover from `image` and compare with what `model` allows. Returns how many blocks were compared.
-pub fn judge(image: &Image, model: &Model, lost: Lost, depth: Depth) -> Result<u64, String> {
-    let mut world = World::with(options(), Random::new(SEED_OF_JUDGE));
+/// Recover from `image`, which a kill left, or else a power loss, and compare with what `moment` allows. Returns how many
+/// blocks were compared.
+pub fn judge(image: &Image, moment: &Moment, kill: bool, depth: Depth) -> Result<u64, String> {
+    let model = &moment.model;
+    let mut world = World::with(options(moment.staged.is_some()), Random::new(SEED_OF_JUDGE));
     image.load(&world);
-    *world.model.borrow_mut() = model.clone();
+    if let Some(staged) = &moment.staged {
+        world.staging.borrow_mut().load(staged, kill);
+    }
+    *world.model.borrow_mut() = Model::clone(model);
     world.forget();
     let before = model.report.blocks_compared;
-    let outcome = put_to_the_test(&mut world, lost, depth);
+    let outcome = put_to_the_test(&mut world, Lost::with(!kill), depth);
     world.forget();
     let model = world.model.borrow();
     match model.failure.clone().or(outcome.err()) {

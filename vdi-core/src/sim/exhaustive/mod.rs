@@ -12,7 +12,8 @@
 //! What is tried:
 //! - sequences in which every operation is possible, from a *fresh* store with two empty disks of three blocks, and from
 //!   a *lived-in* one: a snapshot, a clone that has gone its own way, a log that is not empty; and from one whose disks
-//!   were *resized*. A third disk can be made;
+//!   were *resized*. A third disk can be made; and from the fresh one under a daemon that acknowledges what is *staged* in
+//!   memory that a kill leaves as it is at that moment, and a power loss does not;
 //! - a crash at the submission and at the completion of every write and flush of both disks, during recovery too;
 //! - of up to four pending writes every subset, of more none, all, each one alone, each one missing;
 //! - each pending write of more than one sector torn after its first, in the log also in the middle, either part

@@ -10,20 +10,21 @@ pub struct Plan(Vec<(Beginning, Sequence)>);
 
 impl Plan {
     /// What runs with every test run: of two operations all but those on a resized store, of three those of the core
-    /// verbs on a fresh one.
+    /// verbs on a fresh one whose daemon acknowledges what its log's device has.
     #[must_use]
     pub fn slice() -> Plan {
         let mut plan = Plan(Vec::new());
-        for beginning in [Beginning::Fresh, Beginning::LivedIn, Beginning::Resized] {
+        for beginning in [Beginning::Fresh, Beginning::LivedIn, Beginning::Resized, Beginning::Staged] {
             plan.add(beginning, &Verb::ALL, 0..2, |_| true);
         }
-        for beginning in [Beginning::Fresh, Beginning::LivedIn] {
+        for beginning in [Beginning::Fresh, Beginning::LivedIn, Beginning::Staged] {
             plan.add(beginning, &Verb::ALL, 2..3, |_| true);
         }
         plan.add(Beginning::Fresh, &Verb::ALL[..Verb::CORE], 3..4, |_| true);
         plan
     }
-    /// The slice, then all that is left of three operations, and three core operations from a store that was lived in.
+    /// The slice, then all that is left of three operations, and three core operations from a store that was lived in and
+    /// for a daemon that acknowledges what is staged.
     #[must_use]
     pub fn whole() -> Plan {
         let core = &Verb::ALL[..Verb::CORE];
@@ -32,6 +33,7 @@ impl Plan {
         let known = |s: &Sequence| s.0.iter().all(|o| core.contains(&o.verb));
         plan.add(Beginning::Fresh, &Verb::ALL, 3..4, |s| !known(s));
         plan.add(Beginning::LivedIn, core, 3..4, |_| true);
+        plan.add(Beginning::Staged, core, 3..4, |_| true);
         plan
     }
     /// How many there are.

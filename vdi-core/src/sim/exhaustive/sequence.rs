@@ -73,7 +73,7 @@ impl fmt::Display for Tally {
 
 /// Try every crash in the last operation of `sequence`.
 pub fn exhaust(start: &Start, sequence: &Sequence) -> Result<Tally, String> {
-    let mut world = World::with(options(), Random::new(SEED_OF_SEQUENCE));
+    let mut world = World::with(options(start.staged), Random::new(SEED_OF_SEQUENCE));
     let outcome = record(&mut world, start, sequence);
     world.forget();
     let failure = world.model.borrow().failure.clone();
@@ -192,10 +192,10 @@ fn judge_all(moments: &[Moment], from_nothing: bool, tally: &mut Tally) -> Resul
     // Nobody judged what was there before the first opening.
     if !from_nothing {
         for fates in first.fates_after_power_loss() {
-            before.entry(first.image(&fates).fingerprint()).or_default().power = true;
+            before.entry(first.fingerprint(&first.image(&fates), false)).or_default().power = true;
         }
         for fates in first.fates_after_kill() {
-            before.entry(first.image(&fates).fingerprint()).or_default().kill = true;
+            before.entry(first.fingerprint(&first.image(&fates), true)).or_default().kill = true;
         }
     }
     let mut judged: HashMap<u64, Judged> = HashMap::new();
@@ -204,7 +204,7 @@ fn judge_all(moments: &[Moment], from_nothing: bool, tally: &mut Tally) -> Resul
         let last = nth + 1 == rest.len();
         for (kill, fates) in all_fates(moment) {
             let image = moment.image(&fates);
-            let print = image.fingerprint();
+            let print = moment.fingerprint(&image, kill);
             let old = before.get(&print).copied().unwrap_or_default();
             let known = judged.entry(print).or_default();
             let fresh_promise =
@@ -220,7 +220,7 @@ fn judge_all(moments: &[Moment], from_nothing: bool, tally: &mut Tally) -> Resul
                 true => Depth::Once,
                 false => Depth::Twice,
             };
-            tally.blocks += judge(&image, &moment.model, Lost::with(!kill), depth)
+            tally.blocks += judge(&image, moment, kill, depth)
                 .map_err(|what| tell(what, nth + 1, moment, kill, &fates))?;
             tally.states += 1;
             tally.kills += u64::from(kill);

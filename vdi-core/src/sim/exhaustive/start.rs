@@ -36,6 +36,8 @@ pub enum Beginning {
     LivedIn,
     /// What [`RESIZED`] makes of it.
     Resized,
+    /// [`Beginning::Fresh`], of a daemon that acknowledges what is staged.
+    Staged,
 }
 
 impl Beginning {
@@ -43,7 +45,7 @@ impl Beginning {
     #[must_use]
     pub fn operations(self) -> &'static [Operation] {
         match self {
-            Beginning::Fresh => &[],
+            Beginning::Fresh | Beginning::Staged => &[],
             Beginning::LivedIn => &LIVED_IN,
             Beginning::Resized => &RESIZED,
         }
@@ -81,7 +83,10 @@ impl Starts {
     pub fn get(&mut self, beginning: Beginning) -> Result<&Start, String> {
         match self.0.entry(beginning) {
             Entry::Occupied(known) => Ok(known.into_mut()),
-            Entry::Vacant(room) => Ok(room.insert(Start::fresh()?.after(beginning.operations())?)),
+            Entry::Vacant(room) => Ok({
+                let start = Start::fresh()?.after(beginning.operations())?;
+                room.insert(Start { staged: beginning == Beginning::Staged, ..start })
+            }),
         }
     }
 }
@@ -92,10 +97,12 @@ pub struct Start {
     pub image: Image,
     /// What everybody knows.
     pub model: Model,
+    /// Whether daemons have memory from here on that outlives them.
+    pub staged: bool,
 }
 
 /// The settings of every world here: the smallest store and log, disks that never fail and take no time.
-pub fn options() -> Options {
+pub fn options(staged: bool) -> Options {
     Options {
         log_inside: false,
         store_bytes: STORE_BYTES_MIN,
@@ -109,7 +116,7 @@ pub fn options() -> Options {
         cycles: 0,
         hot_blocks: BLOCKS,
         write_through: false,
-        staged: false,
+        staged,
         large: false,
         write_blocks_max: BLOCKS,
         heavy: false,
@@ -134,7 +141,7 @@ pub fn options() -> Options {
 impl Start {
     /// Format a store and create two disks that nobody has written to.
     fn fresh() -> Result<Start, String> {
-        let mut world = World::with(options(), Random::new(SEED_OF_START));
+        let mut world = World::with(options(false), Random::new(SEED_OF_START));
         format(&mut world, FormatOptions { vdis_max: Some(8), ..FormatOptions::default() })?;
         recover(&mut world)?;
         for name in &NAMES[..2] {
@@ -156,7 +163,7 @@ impl Start {
         if operations.is_empty() {
             return Ok(self);
         }
-        let mut world = World::with(options(), Random::new(SEED_OF_LIFE));
+        let mut world = World::with(options(false), Random::new(SEED_OF_LIFE));
         resume(&mut world, &self)?;
         let kill = Operation { verb: Verb::Kill, disk: 0, block: 0 };
         for operation in operations.iter().copied().chain([kill]) {
@@ -171,6 +178,6 @@ impl Start {
         world.kill();
         world.forget();
         let model = world.model.borrow().clone();
-        Start { image: Image::of(world), model }
+        Start { image: Image::of(world), model, staged: false }
     }
 }

@@ -5,6 +5,7 @@ use std::rc::Rc;
 
 use crate::device::simulated::{Exposure, SimulatedDisk};
 use crate::sim::model::Model;
+use crate::sim::staging::{Memories, Staged};
 use crate::sim::world::World;
 
 /// A stretch between two events of the devices, at its end: what was promised during it is promised.
@@ -12,6 +13,8 @@ use crate::sim::world::World;
 pub struct Moment {
     /// The store, then the logs.
     pub disks: Vec<Exposure>,
+    /// What lies in memory that outlives the daemon, where there is such.
+    pub staged: Option<Rc<Staged>>,
     /// What everybody knows.
     pub model: Rc<Model>,
     /// Counts promises that a power loss must not break.
@@ -25,6 +28,7 @@ pub struct Moment {
 /// The recording.
 pub struct Tape {
     model: Rc<RefCell<Model>>,
+    memories: Option<Rc<RefCell<Memories>>>,
     write_through: bool,
     state: RefCell<State>,
 }
@@ -41,6 +45,7 @@ impl Tape {
     pub fn start(world: &World) -> Rc<Tape> {
         let tape = Rc::new(Tape {
             model: Rc::clone(&world.model),
+            memories: world.options.staged.then(|| Rc::clone(&world.staging)),
             write_through: world.options.write_through,
             state: RefCell::default(),
         });
@@ -67,6 +72,7 @@ impl Tape {
         let mut state = self.state.borrow_mut();
         let moment = Moment {
             disks: state.disks.clone(),
+            staged: self.memories.as_ref().map(|m| Rc::new(m.borrow().staged())),
             promises: if self.write_through { endings(&model) } else { promises(&model) },
             endings: endings(&model),
             same_life: !state.other_life,
