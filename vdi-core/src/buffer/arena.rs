@@ -11,8 +11,12 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use super::{AlignedBuf, GuestSlice, HostMemory};
 use crate::units::BLOCK_SIZE;
 
-/// Bytes that are used again together. Larger buffers do not come from an arena.
+/// Bytes that are used again together. Larger buffers come from the heap.
 pub const CHUNK_BYTES: usize = 64 * BLOCK_SIZE;
+/// Larger buffers up to this size are kept for the next who asks: zeros that nobody needs cost as much as the copy.
+const LARGE_BYTES: usize = 256 * BLOCK_SIZE;
+/// So many of them at most.
+const LARGE_MAX: usize = 16;
 /// Bytes that are backed at once.
 const STEP_BYTES: usize = 16 * CHUNK_BYTES;
 
@@ -114,6 +118,7 @@ impl OwnMemory {
             fresh: Cell::new(0),
             free: RefCell::default(),
             current: Cell::new(None),
+            large: RefCell::default(),
         })))
     }
 }
@@ -142,16 +147,23 @@ pub(super) struct Inner {
     free: RefCell<Vec<usize>>,
     /// The chunk that buffers come from, and how much of it is taken.
     current: Cell<Option<(usize, usize)>>,
+    /// From the heap, [`LARGE_BYTES`] each.
+    large: RefCell<Vec<AlignedBuf>>,
 }
 
 impl Arena {
-    /// A buffer of `len` bytes, holding whatever was there; None when it is longer than a chunk or there is no room.
+    /// A buffer of `len` bytes, holding whatever was there; None when it is longer than 1 MiB or there is no room.
     #[must_use]
     pub fn take(&self, len: usize) -> Option<AlignedBuf> {
         let inner = &self.0;
         let bytes = len.next_multiple_of(BLOCK_SIZE);
-        if len == 0 || bytes > CHUNK_BYTES {
+        if len == 0 || bytes > LARGE_BYTES {
             return None;
+        }
+        if bytes > CHUNK_BYTES {
+            let kept = inner.large.borrow_mut().pop();
+            let whole = std::mem::ManuallyDrop::new(kept.unwrap_or_else(|| AlignedBuf::zeroed(LARGE_BYTES)));
+            return Some(AlignedBuf { ptr: whole.ptr, len, arena: Some(Rc::clone(inner)) });
         }
         let (chunk, taken) = match inner.current.get() {
             Some((chunk, taken)) if taken + bytes <= CHUNK_BYTES => (chunk, taken),
@@ -163,10 +175,10 @@ impl Arena {
         let ptr = NonNull::new(ptr).expect("within the memory");
         Some(AlignedBuf { ptr, len, arena: Some(Rc::clone(inner)) })
     }
-    /// Where in the memory `buf` starts, if it comes from here.
+    /// Where in the memory `buf` starts, if it comes from there.
     #[must_use]
     pub fn offset_of(&self, buf: &AlignedBuf) -> Option<usize> {
-        let here = buf.arena.as_ref().is_some_and(|a| Rc::ptr_eq(a, &self.0));
+        let here = buf.arena.as_ref().is_some_and(|a| Rc::ptr_eq(a, &self.0)) && buf.len <= CHUNK_BYTES;
         here.then(|| self.0.start + self.0.offset(buf.ptr))
     }
 }
@@ -199,8 +211,16 @@ impl Inner {
     fn offset(&self, ptr: NonNull<u8>) -> usize {
         ptr.as_ptr() as usize - self.memory.slice.as_ptr() as usize - self.start
     }
-    /// The buffer at `ptr` is gone.
-    pub fn give_back(&self, ptr: NonNull<u8>) {
+    /// The buffer of `len` bytes at `ptr` is gone.
+    pub fn give_back(&self, ptr: NonNull<u8>, len: usize) {
+        if len > CHUNK_BYTES {
+            let whole = AlignedBuf { ptr, len: LARGE_BYTES, arena: None };
+            let mut large = self.large.borrow_mut();
+            if large.len() < LARGE_MAX {
+                large.push(whole);
+            }
+            return;
+        }
         let chunk = self.offset(ptr) / CHUNK_BYTES;
         let left = self.live[chunk].get() - 1;
         self.live[chunk].set(left);
@@ -266,7 +286,7 @@ mod tests {
     fn the_memory_of_an_arena_is_nobody_elses_until_its_last_buffer_is_gone() {
         let memory = OwnMemory::zeroed(2 * CHUNK_BYTES);
         let arena = memory.arena(CHUNK_BYTES).unwrap();
-        assert!(arena.take(CHUNK_BYTES + 1).is_none());
+        assert!(arena.take(LARGE_BYTES + 1).is_none());
         let buf = arena.take(1).unwrap();
         assert_eq!(arena.offset_of(&buf), Some(CHUNK_BYTES));
         assert_eq!(arena.offset_of(&AlignedBuf::block()), None);
@@ -276,6 +296,20 @@ mod tests {
         drop(buf);
         memory.copy_in(CHUNK_BYTES, &[1]);
         assert!(memory.arena(0).is_some());
+    }
+
+    #[test]
+    fn large_buffers_are_used_again_and_not_too_many_kept() {
+        let memory = OwnMemory::zeroed(0);
+        let arena = memory.arena(0).unwrap();
+        let mut one = arena.take(CHUNK_BYTES + 1).unwrap();
+        one.fill(1);
+        assert_eq!((one.len(), arena.offset_of(&one)), (CHUNK_BYTES + 1, None));
+        drop(one);
+        let all: Vec<_> = (0..2 * LARGE_MAX).map(|_| arena.take(LARGE_BYTES).unwrap()).collect();
+        assert_eq!(all.iter().filter(|b| b[0] == 1).count(), 1);
+        drop(all);
+        assert_eq!(arena.0.large.borrow().len(), LARGE_MAX);
     }
 
     #[test]

@@ -66,7 +66,7 @@ impl AlignedBuf {
 impl Drop for AlignedBuf {
     fn drop(&mut self) {
         match &self.arena {
-            Some(arena) => arena.give_back(self.ptr),
+            Some(arena) => arena.give_back(self.ptr, self.len),
             None if self.len == 0 => {}
             // SAFETY: allocated in `zeroed` with this very layout, freed once.
             None => unsafe { dealloc(self.ptr.as_ptr(), Self::layout(self.len)) },
