@@ -27,6 +27,17 @@ pub struct OwnMemory {
     /// Where the part of the arena starts.
     lent: Arc<AtomicUsize>,
     back: Back,
+    #[cfg(any(test, feature = "sim"))]
+    touched: Arc<Touched>,
+}
+
+/// How far the part before an arena's, and an arena's, were ever used.
+#[cfg(any(test, feature = "sim"))]
+#[derive(Default)]
+struct Touched {
+    before: AtomicUsize,
+    arena_start: AtomicUsize,
+    arena_end: AtomicUsize,
 }
 
 /// Sees to it that a range of bytes can be written; false when it cannot.
@@ -44,7 +55,13 @@ impl OwnMemory {
         slice: GuestSlice,
         back: impl Fn(Range<usize>) -> bool + Send + Sync + 'static,
     ) -> OwnMemory {
-        OwnMemory { slice, lent: Arc::new(AtomicUsize::new(usize::MAX)), back: Arc::new(back) }
+        OwnMemory {
+            slice,
+            lent: Arc::new(AtomicUsize::new(usize::MAX)),
+            back: Arc::new(back),
+            #[cfg(any(test, feature = "sim"))]
+            touched: Arc::default(),
+        }
     }
     /// `len` zero bytes that end with the process.
     #[must_use]
@@ -72,11 +89,13 @@ impl OwnMemory {
     /// arena's.
     pub fn store(&self, at: usize, value: u64) {
         self.check(at..at + 8);
+        self.note(at + 8);
         self.slice.word(at).store(value, Ordering::Release);
     }
     /// Overwrite the bytes from `at` on. Panics when they are out of range or an arena's.
     pub fn copy_in(&self, at: usize, src: &[u8]) {
         self.check(at..at + src.len());
+        self.note(at + src.len());
         self.slice.copy_in(at, src);
     }
     /// Copy the bytes from `at` on to `dst`. Panics when they are out of range or an arena's.
@@ -90,7 +109,11 @@ impl OwnMemory {
     pub fn pages(&self) -> Vec<(usize, Box<[u8]>)> {
         let mut page = vec![0; BLOCK_SIZE];
         let mut pages = Vec::new();
-        for at in (0..self.len()).step_by(BLOCK_SIZE) {
+        let t = &self.touched;
+        let [before, start, end] =
+            [&t.before, &t.arena_start, &t.arena_end].map(|at| at.load(Ordering::Relaxed));
+        let all = (0..before).step_by(BLOCK_SIZE).chain((start..end).step_by(BLOCK_SIZE));
+        for at in all {
             let page = &mut page[..BLOCK_SIZE.min(self.len() - at)];
             self.slice.copy_out(at, page);
             if page.iter().any(|b| *b != 0) {
@@ -99,6 +122,12 @@ impl OwnMemory {
         }
         pages
     }
+    #[cfg(any(test, feature = "sim"))]
+    fn note(&self, end: usize) {
+        self.touched.before.fetch_max(end, Ordering::Relaxed);
+    }
+    #[cfg(not(any(test, feature = "sim")))]
+    fn note(&self, _: usize) {}
     fn check(&self, range: Range<usize>) {
         assert!(range.end <= self.lent.load(Ordering::Relaxed), "{range:?} is the arena's");
     }
@@ -171,7 +200,14 @@ impl Arena {
         };
         inner.current.set(Some((chunk, taken + bytes)));
         inner.live[chunk].set(inner.live[chunk].get() + 1);
-        let ptr = inner.memory.slice.as_ptr().wrapping_add(inner.start + chunk * CHUNK_BYTES + taken);
+        let at = inner.start + chunk * CHUNK_BYTES + taken;
+        #[cfg(any(test, feature = "sim"))]
+        {
+            let touched = &inner.memory.touched;
+            touched.arena_start.store(inner.start, Ordering::Relaxed);
+            touched.arena_end.fetch_max(at + bytes, Ordering::Relaxed);
+        }
+        let ptr = inner.memory.slice.as_ptr().wrapping_add(at);
         let ptr = NonNull::new(ptr).expect("within the memory");
         Some(AlignedBuf { ptr, len, arena: Some(Rc::clone(inner)) })
     }

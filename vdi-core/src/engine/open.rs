@@ -23,6 +23,8 @@ use crate::units::{BLOCK_SIZE, SegmentSeq, Uuid, VdiId, VdiSeq};
 use crate::vdi::content::Staging;
 use crate::vdi::{Pressure, Shared};
 
+/// Scans of a log that is to be given up if it cannot be read.
+const LAST_SCANS_MAX: usize = 8;
 /// Reads of out-of-line data that may not have reached the store, when the device fails, and when it gives other data.
 const TAIL_READS_MAX: usize = 8;
 const TAIL_MISREADS_MAX: usize = 2;
@@ -117,12 +119,14 @@ impl Engine {
         Ok(engine)
     }
     /// Everything recovered can be relied on: the work begins.
-    pub(super) fn recovered(&self) {
+    pub(super) async fn recovered(&self) -> Result<()> {
+        self.0.shared.log.begin_staging().await?;
         self.0.named.take();
         self.0.env.executor.spawn(self.clone().checkpoint_for_ever());
         if self.0.options.tidy_when_idle {
             self.0.env.executor.spawn(self.clone().tidy_for_ever());
         }
+        Ok(())
     }
     /// Returns how many records were put back into overlays, and for each VDI the segment of its last one. Each VDI's
     /// records are taken by their numbers: copies lie further on than what follows them.
@@ -371,7 +375,14 @@ async fn run_is_there(store: &Store, run: Run, crcs: &[u32]) -> Result<bool> {
 /// whose log is not this, or is or was damaged where it was durable.
 async fn find_log(env: &Env, store: &Store, device: &DeviceHandle, discard: bool) -> Result<Scan> {
     if let Some(uuid) = store.log().map(|l| l.uuid) {
-        let scanned = Log::scan_staged(device, uuid, store.uuid(), &env.staging).await;
+        let mut scanned = Log::scan_staged(device, uuid, store.uuid(), &env.staging).await;
+        for _ in 1..LAST_SCANS_MAX {
+            // What could not be read just now is not lost.
+            if !discard || !scanned.as_ref().is_err_and(|e| matches!(e.kind(), ErrorKind::Io(_))) {
+                break;
+            }
+            scanned = Log::scan_staged(device, uuid, store.uuid(), &env.staging).await;
+        }
         let is_lost = |e: &Error| {
             matches!(
                 e.kind(),

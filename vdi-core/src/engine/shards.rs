@@ -166,7 +166,7 @@ impl Engine {
     /// store that may be the promised room, and a collection needs a checkpoint: so it is looked for here.
     ///
     /// # Errors
-    /// When a shard has ended. A tree that cannot be read is no error: the checkpoint will say what is wrong.
+    /// When a shard has ended, or its log has failed. A tree that cannot be read is no error: the checkpoint will say what is wrong.
     pub async fn settle(&self) -> Result<()> {
         self.compare_logs().await?;
         let mut short = false;
@@ -178,7 +178,7 @@ impl Engine {
             let _ = self.sweep_all(marked, |e, dead| e.store().give_back_unreachable(dead)).await;
         }
         for shard in self.all() {
-            self.on(shard, |e| async move { e.recovered() }).await?;
+            self.on(shard, |e| async move { e.recovered().await }).await??;
         }
         Ok(())
     }

@@ -124,9 +124,8 @@ impl Log {
         let mut head = self.0.head.borrow().clone();
         head.generation = Generation(head.generation.0 + 1);
         head.durable_through = self.0.durable.reached();
-        if self.0.unstaged.get() {
-            head.staged_in = StagedIn::default();
-        }
+        let bound = self.0.bound_to_staging.get();
+        head.staged_in = if bound { self.0.staged_in } else { StagedIn::default() };
         head.retired = self.0.retired.get();
         change(&mut head);
         head

@@ -59,7 +59,7 @@ use crate::buffer::{AlignedBuf, Arena};
 use crate::device::DeviceHandle;
 use crate::error::{Error, ErrorKind, Result};
 use crate::executor::{Executor, LocalFuture, TaskLock};
-use crate::format::log_head::LogHead;
+use crate::format::log_head::{LogHead, StagedIn};
 use crate::units::{BLOCK_SIZE, Incarnation, SegmentSeq, Uuid};
 
 pub use crate::format::log_head::VdiGeneration;
@@ -96,10 +96,12 @@ struct Inner {
     staging: Option<Staging>,
     /// Memory for data to be appended.
     arena: Arena,
-    /// Nothing is acknowledged for being staged any more.
-    left_staging: Cell<bool>,
-    /// The next head says that nothing is staged.
-    unstaged: Cell<bool>,
+    /// Which life of the memory that is.
+    staged_in: StagedIn,
+    /// The next head says that something may be staged there.
+    bound_to_staging: Cell<bool>,
+    /// What is staged is acknowledged.
+    stages: Cell<bool>,
     retired: Cell<bool>,
     counts: Counts,
     barrier: RefCell<Option<Barrier>>,

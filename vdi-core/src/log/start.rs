@@ -45,12 +45,13 @@ impl Scan {
             Err(_) => (None, arena_in(&staging.memory, 0)?),
         };
         // Of a boot that nobody knows it is never over.
-        let new = StagedIn { boot: staging.boot.unwrap_or(0), life: staging.life };
-        head.staged_in = if staged.is_some() { new } else { StagedIn::default() };
+        let staged_in = StagedIn { boot: staging.boot.unwrap_or(0), life: staging.life };
+        // Nothing is acknowledged for being staged before [`Log::begin_staging`].
+        head.staged_in = StagedIn::default();
         write_first(&self.device, &head, self.found.order).await?;
         write_second(&self.device, &head, self.found.order).await?;
         crash_point(Point::IncarnationOpened);
-        Ok(self.into_log(executor, &end, head, staged, arena))
+        Ok(self.into_log(executor, &end, head, (staged, staged_in), arena))
     }
     fn next_head(&self, end: &End) -> LogHead {
         let old = &self.found.head;
@@ -84,7 +85,7 @@ impl Scan {
         executor: &Executor,
         end: &End,
         head: LogHead,
-        staging: Option<Staging>,
+        (staging, staged_in): (Option<Staging>, StagedIn),
         arena: Arena,
     ) -> Log {
         let before_first = SegmentSeq(head.first_seq.0 - 1);
@@ -122,8 +123,9 @@ impl Scan {
             head_lock: TaskLock::default(),
             staging,
             arena,
-            left_staging: Cell::new(false),
-            unstaged: Cell::new(false),
+            staged_in,
+            bound_to_staging: Cell::new(false),
+            stages: Cell::new(false),
             retired: Cell::new(false),
             counts: Counts::default(),
             barrier: RefCell::default(),

@@ -41,18 +41,32 @@ impl Log {
         self.written(seq).await
     }
     fn stages(&self) -> bool {
-        self.0.staging.is_some() && !self.0.left_staging.get()
+        self.0.stages.get()
+    }
+    /// From the end of this on what is staged is acknowledged, if there is memory for it: a start without that memory is refused
+    /// then. A start that comes to nothing must not get so far.
+    ///
+    /// [`crate::ErrorKind::Poisoned`] after a failure.
+    pub async fn begin_staging(&self) -> Result<()> {
+        if self.0.staging.is_none() {
+            return Ok(());
+        }
+        self.0.bound_to_staging.set(true);
+        self.move_tail(true).await?;
+        // Unless somebody has left it meanwhile.
+        self.0.stages.set(self.0.bound_to_staging.get());
+        Ok(())
     }
     /// Stop in good order: nothing is acknowledged for being staged from now on, all is made durable, and the head says
     /// that the next daemon need not look for the staging memory.
     pub async fn leave_staging(&self) -> Result<()> {
-        if !self.stages() {
+        if !self.0.bound_to_staging.get() {
             return Ok(());
         }
-        self.0.left_staging.set(true);
+        self.0.stages.set(false);
         crash_point(Point::StagingLeft);
         self.flush().await?;
-        self.0.unstaged.set(true);
+        self.0.bound_to_staging.set(false);
         self.move_tail(true).await
     }
     /// Send every segment whose turn it is; the open one only when `idle` and nothing is in flight, or

@@ -23,7 +23,12 @@ impl World {
         let (scan, executor) = (self.adopt(staging, false).unwrap(), self.executor.clone());
         staging.life += 1;
         let staging = staging.clone();
-        self.run(None, async move { scan.start(&executor, &staging).await }).unwrap()
+        let started = async move {
+            let log = scan.start(&executor, &staging).await?;
+            log.begin_staging().await?;
+            Result::Ok(log)
+        };
+        self.run(None, started).unwrap()
     }
     /// Append `count` records from `first` on, as far as the world lives; returns those that are acknowledged.
     fn append_until_it_dies(&self, log: &Log, first: u64, count: u64) -> Vec<u64> {
@@ -186,6 +191,16 @@ fn a_killed_log_does_not_start_without_its_staging_memory_but_one_that_was_left_
         assert_eq!(world.adopt(&lost, false).err().unwrap().kind(), ErrorKind::StagingMissing);
         assert_eq!(seqs(&world.adopt(&lost, true).unwrap()), [1], "that had reached the device");
     }
+    let (scan, executor) = (world.adopt(&staging, false).unwrap(), world.executor.clone());
+    staging.life += 1;
+    let begun = staging.clone();
+    drop(world.run(None, async move { scan.start(&executor, &begun).await }).unwrap());
+    world.kill();
+    assert_eq!(
+        seqs(&world.adopt(&without, false).unwrap()),
+        [1],
+        "nothing was acknowledged by a start that went no further"
+    );
     let log = world.start_staged(&mut staging);
     let leaving = log.clone();
     world.run(Some(&log), async move { leaving.leave_staging().await }).unwrap();
